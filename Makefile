@@ -1,0 +1,57 @@
+# The commands of the course.  Each first sets up what it needs in .venv; the second time it finds it there.
+#
+# PRESET=smoke        seconds a notebook; laptop (the default), gpu, paper
+# PYTHON=python3.12   the interpreter that .venv is made with, 3.11 or newer
+# CONSTRAINTS=        install the newest packages that pyproject.toml admits, not the tested set of constraints.txt
+#
+# Without make, or on Windows: README.md has the same in three lines of pip and `python -m minica`.
+
+PYTHON ?= python3
+PRESET ?= laptop
+CONSTRAINTS ?= constraints.txt
+PYTEST_FLAGS ?= -n logical --maxprocesses 4 --dist loadgroup
+RUN := .venv/bin/python -m
+
+.PHONY: help quickstart course lab records test clean
+
+help:
+	@echo "make quickstart   run the first notebook: a real network adapted to real photographs"
+	@echo "make course       run all notebooks into build/course (PRESET=smoke: in seconds each)"
+	@echo "make lab          open the notebooks in JupyterLab"
+	@echo "make records      compute again what the notebooks show as recorded (hours; it resumes)"
+	@echo "make test         lint and run all tests"
+	@echo "make clean        delete what runs left behind; .venv stays"
+
+quickstart: .venv/ready-course
+	@$(RUN) minica course 00_quickstart --preset "$(PRESET)"
+
+course: .venv/ready-course
+	@$(RUN) minica course --preset "$(PRESET)"
+
+lab: .venv/ready-course
+	@$(RUN) minica lab
+
+records: .venv/ready-course
+	@$(RUN) minica records
+
+test: .venv/ready-test
+	@$(RUN) ruff check .
+	@$(RUN) pytest $(PYTEST_FLAGS)
+
+clean:
+	rm -rf build minica.egg-info .pytest_cache .ruff_cache
+	find minica tests notebooks data_scripts \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+# The stamp of an extra is written when its installation is complete, so an interrupted one is taken up again.
+.venv/ready-%: .venv/created pyproject.toml $(CONSTRAINTS)
+	$(RUN) pip install --disable-pip-version-check --editable ".[$*]" $(if $(CONSTRAINTS),--constraint "$(CONSTRAINTS)") || { \
+	    echo 'The packages could not be installed; the reason is above.  If it is a pinned version that does not exist for'; \
+	    echo 'this Python or this system, make the same again with CONSTRAINTS= (nothing after the equals sign).'; exit 1; }
+	@touch $@
+
+.venv/created:
+	@command -v "$(PYTHON)" >/dev/null || { echo 'There is no "$(PYTHON)" here; name a Python of 3.11 or newer with PYTHON=...'; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "minica needs Python 3.11 or newer, and \
+	$(PYTHON) is " + sys.version.split()[0] + "; name another with PYTHON=...")'
+	"$(PYTHON)" -m venv --clear .venv
+	@touch $@

@@ -1,0 +1,31 @@
+"""Conv-Adapter: parameter-efficient transfer learning for ConvNets."""
+
+from . import data
+from .adapter import ConvAdapter
+from .backbones import create_backbone, normalization
+from .checkpoints import load_adapter, save_adapter
+from .profiling import count
+from .schemes import SCHEMES, adapt, adapters, detach, switch
+from .training import evaluate, fit, predict
+from .tuning import METHODS, tune
+
+__version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "SCHEMES",
+    "ConvAdapter",
+    "adapt",
+    "adapters",
+    "count",
+    "create_backbone",
+    "data",
+    "detach",
+    "evaluate",
+    "fit",
+    "load_adapter",
+    "normalization",
+    "predict",
+    "save_adapter",
+    "switch",
+    "tune",
+]

@@ -1,0 +1,78 @@
+"""What can be done from a command line?  ``python -m minica COMMAND``; the work is in the module each command names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def _course(args: argparse.Namespace) -> int:
+    from .course import course
+
+    return course(args.names, preset=args.preset, out=args.out, retrain=args.retrain, notebooks=args.notebooks)
+
+
+def _lab(args: argparse.Namespace) -> int:
+    from .course import lab
+
+    return lab(args.notebooks, args.arguments)
+
+
+def _records(args: argparse.Namespace) -> int:
+    from .experiments import complete
+    from .presets import GRIDS
+
+    for name in args.names or GRIDS:
+        if name not in GRIDS:
+            raise ValueError(f"unknown records {name!r}; choose among {', '.join(GRIDS)}.")
+        complete(name, GRIDS[name]())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m minica", description="Conv-Adapter: the course and its tools.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    course = commands.add_parser("course", help="run the notebooks and end with a table of their results")
+    course.add_argument("names", nargs="*", metavar="NAME", help="a notebook: 00_quickstart, or 00 (default: all)")
+    course.add_argument("--preset", default="laptop", help="smoke, laptop (default), gpu or paper")
+    course.add_argument("--out", default="build/course", help="where executed notebooks go (default: %(default)s)")
+    course.add_argument("--retrain", action="store_true", help="train every point instead of reading recorded ones")
+    course.set_defaults(work=_course)
+
+    lab = commands.add_parser("lab", help="open JupyterLab in the notebooks' folder; options it knows are passed on")
+    lab.set_defaults(work=_lab)
+
+    records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
+    records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all)")
+    records.set_defaults(work=_records)
+
+    for command in (course, lab):
+        command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.  Bad input is one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that lacks a character shows "?" and goes on
+    parser = _parser()
+    args, args.arguments = parser.parse_known_args(argv)
+    if args.arguments and args.work is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(args.arguments)}")
+    try:
+        return args.work(args)
+    except ModuleNotFoundError as error:
+        problem = f"{error.name} is not installed; install the course's extra: pip install 'minica[course]'"
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    except KeyboardInterrupt:
+        return 130
+    print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

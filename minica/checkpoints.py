@@ -1,0 +1,236 @@
+"""What is in an adapter file, and how is it read safely?
+
+An adapter is a folder of two files under the names that users of PEFT know: ``adapter_model.safetensors`` holds what was
+trained and nothing else, ``adapter_config.json`` says what it belongs to.  Neither can run code when it is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .backbones import backbone_name
+from .schemes import adapt, sites
+from .tuning import tune
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FORMAT = 1
+
+
+class AdapterFileError(ValueError):
+    """The folder does not hold an adapter that fits this model; the model was not touched."""
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What is not frozen, by state-dict key: parameters that train, and the buffers of the layers that they belong to."""
+    state = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        own = {key: weight for key, weight in module.named_parameters(recurse=False) if weight.requires_grad}
+        if own:
+            saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
+            own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
+        state |= {f"{prefix}.{key}".lstrip("."): value.detach() for key, value in own.items()}
+    return state
+
+
+def backbone_fingerprint(model: nn.Module, trained: set[str]) -> str:
+    """A SHA-256 over every tensor that is not trained: two backbones agree only if their weights do, bit for bit."""
+    digest = hashlib.sha256()
+    ours = tuple(f"{name}." for name, _ in sites(model))
+    for key, value in model.state_dict().items():
+        if key not in trained and not key.startswith(ours):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_adapter(model: nn.Module, folder: str | os.PathLike, **about) -> Path:
+    """Write what was trained, and what it belongs to, into ``folder``.
+
+    Args:
+        model: a model prepared by :func:`minica.adapt` or :func:`minica.tune`.
+        about: anything a later user should know, as JSON values: ``classes``, ``input_size``, ``resize``, ``mean``, ``std``,
+            ``training_data``, ``licence``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if nothing was tuned, or the folder cannot be written.  A file that was there stays whole.
+    """
+    method, options = _how(model)
+    trained = trained_state(model)
+    state = {file_key(model, key): value.cpu().contiguous() for key, value in trained.items()}
+    payload = safetensors.torch.save(state, metadata={"format": "pt"})
+    config = {
+        "format": FORMAT,
+        "backbone": backbone_name(model),
+        "backbone_sha256": backbone_fingerprint(model, set(trained)),
+        "method": method,
+        "options": options,
+        "num_tensors": len(state),
+        "num_parameters": sum(value.numel() for value in state.values()),
+        "weights_sha256": hashlib.sha256(payload).hexdigest(),
+        **about,
+    }
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, payload)
+        write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    except OSError as error:
+        raise ValueError(f"cannot write an adapter to {folder}: {error.strerror or error}. Choose a folder you own.") from error
+    return folder
+
+
+def _how(model: nn.Module) -> tuple[str, dict]:
+    state = getattr(model, "_minica", None)
+    if state is None:
+        raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
+    method = state.get("method", "conv_adapter")
+    if method != "conv_adapter":
+        return method, {}
+    active = next(site.active for _, site in sites(model))
+    if active is None:
+        raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
+    return method, {**state["adapters"][active], "name": active}
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Replace ``path`` by ``payload`` at once: a reader, or a crash, sees the old file or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_config(folder: str | os.PathLike) -> dict:
+    """The adapter's configuration.
+
+    Raises:
+        AdapterFileError: if it is missing, is not JSON, or is not minica's.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdapterFileError(
+            f"no adapter in {folder}: {CONFIG} cannot be read ({error.strerror}). Give the folder that save_adapter wrote."
+        ) from error
+    except ValueError as error:
+        raise AdapterFileError(f"{path} is damaged: not JSON ({error}). Get the adapter again.") from error
+    needed = ("format", "backbone", "backbone_sha256", "method", "options", "weights_sha256")
+    missing = [key for key in needed if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise AdapterFileError(
+            f"{path} was not written by minica (no {', '.join(missing)}); adapters of other libraries cannot be loaded."
+        )
+    if config["format"] != FORMAT:
+        raise AdapterFileError(f"{path} has format {config['format']}; this minica reads {FORMAT}. Update minica.")
+    return config
+
+
+def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None = None) -> nn.Module:
+    """Attach what :func:`save_adapter` wrote to a fresh backbone, in place.
+
+    Args:
+        model: a backbone with the classifier size of the file, as :func:`minica.create_backbone` makes it.
+        name: call the adapters something else than they were saved under.
+
+    Returns:
+        The same model, in evaluation mode.
+
+    Raises:
+        AdapterFileError: if the file is missing, truncated, altered, foreign, or belongs to another backbone or another number
+            of classes.  Everything is checked first; the model is left untouched.
+    """
+    folder, config = Path(folder), read_config(folder)
+    try:
+        payload = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise AdapterFileError(f"{folder / WEIGHTS} cannot be read ({error.strerror}). Get the adapter again.") from error
+    if hashlib.sha256(payload).hexdigest() != config["weights_sha256"]:
+        raise AdapterFileError(
+            f"{folder / WEIGHTS} is damaged: its {len(payload):,} bytes do not have the SHA-256 that {CONFIG} gives. "
+            "It was truncated, altered, or belongs to another configuration; get the adapter again."
+        )
+    try:
+        state = safetensors.torch.load(payload)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise AdapterFileError(f"{folder / WEIGHTS} is not a safetensors file ({error}).") from error
+    if config["backbone"] != backbone_name(model):
+        raise AdapterFileError(
+            f"the adapter in {folder} belongs to {config['backbone']!r}, this model is {backbone_name(model)!r}; "
+            f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)."
+        )
+    skeleton = _attach(_skeleton(model), config, name)  # the same steps without the numbers, to look before leaping
+    wanted = trained_state(skeleton)
+    _check_fit({file_key(skeleton, key): value for key, value in wanted.items()}, state, folder)
+    if backbone_fingerprint(model, set(wanted)) != config["backbone_sha256"]:
+        raise AdapterFileError(
+            f"the adapter in {folder} was trained on other weights of {config['backbone']!r}: the frozen tensors differ. "
+            "Load the pre-trained weights that it was trained on."
+        )
+    _attach(model, config, name)
+    with torch.no_grad():
+        for key, value in trained_state(model).items():
+            value.copy_(state[file_key(model, key)])
+    return model.eval()
+
+
+def file_key(model: nn.Module, key: str) -> str:
+    """A state-dict key as the file has it: without the name of the set of adapters."""
+    for site, _ in sites(model):
+        if key.startswith(f"{site}."):
+            return f"{site}.{key[len(site) + 1 :].partition('.')[2]}"
+    return key
+
+
+def _attach(model: nn.Module, config: dict, name: str | None) -> nn.Module:
+    options = dict(config["options"])
+    if config["method"] == "conv_adapter":
+        return adapt(model, **{**options, "name": name or options["name"]})
+    return tune(model, config["method"], **options)
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """A copy of the model without its numbers: every tensor on the meta device."""
+    memo: dict[int, object] = {}
+    for weight in model.parameters():
+        memo[id(weight)] = nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], folder: Path) -> None:
+    """Every tensor that the model wants is in the file in its shape, and nothing else is."""
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    if missing or extra:
+        raise AdapterFileError(
+            f"the adapter in {folder} does not fit this model: {len(missing)} tensors are missing ({missing[:2]}), "
+            f"{len(extra)} have no place ({extra[:2]}). It belongs to a differently built network."
+        )
+    if wrong:
+        key = sorted(wrong)[0]
+        raise AdapterFileError(
+            f"the adapter in {folder} does not fit this model: {key} has shape {tuple(state[key].shape)} in the file and "
+            f"{tuple(wanted[key].shape)} here. Was the model made with the same num_classes and backbone options?"
+        )

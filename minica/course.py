@@ -1,0 +1,351 @@
+"""How do the course's notebooks run, and what did they really do?  Papermill, and a scan for what it lets through.
+
+A notebook speaks to the runner through the tags of its cells:
+
+* ``parameters``: the one cell that assigns ``PRESET`` and ``RETRAIN``; the runner's values are put in right after it.
+* ``headline``: what this cell prints (or shows as text) is the notebook's one-line result in the closing table.
+* ``result-table``: the text of these cells is printed in full at the end when the notebook is run alone.
+
+A comment ``# papermill_description=training`` in a cell (one word) names it on the progress bar.  A notebook runs in
+the output folder, with this interpreter and this ``minica``, whatever kernels are installed elsewhere; so it writes to
+relative paths, and nothing lands among the sources.  Needs the ``course`` extra.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nbformat
+import papermill
+import psutil
+import zmq
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+PRESETS = ("smoke", "laptop", "gpu", "paper")
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+MAX_BYTES = 250_000  # a committed notebook must open on GitHub and on a phone
+
+# Threads that wait busily slow each other down as soon as anything else runs: on two busy cores a training step of
+# EfficientNet-Lite0 took 1.0 s instead of 1.6 to 3.9 s when they wait passively.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+
+_ABSOLUTE = re.compile(
+    r"(?<![\w.~-])/(?:home|root|tmp|Users|var|opt|mnt|srv|work|workspace|content|private|Volumes)/[\w.]"
+    r"|\b[A-Za-z]:[\\/]+(?:Users|Windows|Program Files|Temp)\b"
+)
+
+
+@dataclass
+class Run:
+    """What one notebook did: its wall-clock seconds, its kernel's peak memory in bytes, and every fault found."""
+
+    name: str
+    seconds: float = 0.0
+    memory: int | None = None
+    headline: str = ""
+    tables: str = ""
+    faults: list[str] = field(default_factory=list)
+    notebook: Path | None = None  # the executed copy
+    page: Path | None = None  # the same as HTML, pictures embedded
+    adapters: list[Path] = field(default_factory=list)  # adapter files saved meanwhile
+
+
+def course(
+    names: Sequence[str] = (),
+    *,
+    preset: str = "laptop",
+    out: str | Path = "build/course",
+    retrain: bool = False,
+    notebooks: str | Path | None = None,
+) -> int:
+    """Run notebooks in order, print a closing table, and return 0 if all are without fault, else 1.
+
+    ``names`` are file stems or their numbers (``00_quickstart``, ``00``); none means all.  A failing notebook does not
+    keep the next ones from running.
+
+    Raises:
+        ValueError: for an unknown notebook or preset, or an output folder that is the notebooks' own.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+    paths = find(names, notebooks)
+    runs = []
+    for number, path in enumerate(paths, 1):
+        print(f"[{number}/{len(paths)}] {path.stem} at preset {preset}", flush=True)
+        runs.append(run(path, out, preset=preset, retrain=retrain))
+    print(f"\n{closing_table(runs)}\n")
+    for done in runs:
+        if done.faults:
+            print("\n  ".join([f"{done.name} failed:", *done.faults]) + "\n")
+    if len(runs) > 1:
+        print(f"Executed notebooks and pages: {out}")
+    else:
+        print(_details(runs[0]))
+    sys.stdout.flush()
+    return int(any(done.faults for done in runs))
+
+
+def lab(notebooks: str | Path | None = None, arguments: Sequence[str] = ()) -> int:
+    """Open JupyterLab in the notebooks' folder; ``arguments`` go to JupyterLab.  Returns its exit status."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ValueError("JupyterLab is not installed; install the course's extra: pip install 'minica[course]'.")
+    command = [sys.executable, "-m", "jupyterlab", str(_folder(notebooks)), *arguments]
+    return subprocess.call(command, env=ENVIRONMENT | os.environ)
+
+
+def find(names: Sequence[str] = (), notebooks: str | Path | None = None) -> list[Path]:
+    """The notebooks called ``names`` (stems or numbers; none means all), in the course's order."""
+    folder = _folder(notebooks)
+    known = sorted(folder.glob("*.ipynb"))
+    if not known:
+        raise ValueError(f"there are no notebooks in {folder}; name another folder with --notebooks.")
+    if not names:
+        return known
+    chosen = set()
+    for name in names:
+        stem = Path(name).name.removesuffix(".ipynb")
+        found = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem]
+        if not found:
+            raise ValueError(f"there is no notebook {name!r}; choose from {', '.join(path.stem for path in known)}.")
+        chosen.update(found)
+    return sorted(chosen)
+
+
+def _folder(notebooks: str | Path | None) -> Path:
+    folder = Path(notebooks) if notebooks is not None else NOTEBOOKS
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no folder of notebooks at {folder}. They are part of the repository, not of the installed "
+            "package: use a clone installed with 'pip install -e .[course]', or name their folder with --notebooks."
+        )
+    return folder
+
+
+# ---------------------------------------------------------------- running
+
+
+class _Kernel(AsyncKernelManager):
+    """A kernel of this very interpreter that imports this ``minica``; its peak memory is noted before it ends."""
+
+    last_peak: ClassVar[int | None] = None
+
+    def __init__(self, **traits: Any) -> None:
+        # With no folder to look into, ``python3`` is ipykernel's own specification, which starts sys.executable.  A
+        # kernel that someone once installed for their user would otherwise go first.
+        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **traits)
+        if self.has_trait("transport_encryption") and zmq.has("curve"):
+            self.transport_encryption = "auto"  # newer kernels warn on every start without it
+
+    async def start_kernel(self, **arguments: Any) -> None:
+        package = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        await super().start_kernel(env=ENVIRONMENT | os.environ | {"PYTHONPATH": path}, **arguments)
+
+    async def shutdown_kernel(self, **arguments: Any) -> None:
+        _Kernel.last_peak = _peak_memory(self.provisioner.pid)
+        await super().shutdown_kernel(**arguments)
+
+
+def _peak_memory(pid: int) -> int | None:
+    """The most memory the process ever held, in bytes, by the operating system's own record (macOS keeps none: None).
+
+    One process: what its data-loading workers hold is not in it.
+    """
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) * 1024
+    return getattr(psutil.Process(pid).memory_info(), "peak_wset", None)
+
+
+def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: bool = False) -> Run:
+    """Run one notebook in the folder ``out``; leave there its executed copy and the same as an HTML page.
+
+    Faults of the notebook, a kernel that dies included, are returned and not raised.
+    """
+    path, out = Path(path).resolve(), Path(out).resolve()
+    if path.parent == out:
+        raise ValueError(f"{out} holds the notebooks themselves; name another output folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    result, executed, page = Run(path.stem), out / path.name, out / f"{path.stem}.html"
+    executed.unlink(missing_ok=True)
+    page.unlink(missing_ok=True)
+    parameters = {"PRESET": preset} | ({"RETRAIN": True} if retrain else {})
+    _Kernel.last_peak, started = None, time.time()
+    try:
+        result.faults = parameter_faults(nbformat.read(path, 4), parameters)
+        if not result.faults:
+            papermill.execute_notebook(
+                str(path),
+                str(executed),
+                parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=str(out),
+                kernel_manager_class=_Kernel,
+            )
+    except papermill.PapermillExecutionError:
+        pass  # the executed copy holds the error and its cell, which the scan names
+    except Exception as error:  # a notebook that is not one, a kernel that died: the next notebook still runs
+        result.faults = [_line(f"{type(error).__name__}: {error}")]
+        if executed.exists():
+            begun = [cell for cell in nbformat.read(executed, 4).cells if cell.metadata.papermill.get("start_time")]
+            result.faults = [f"{_place(cell)}: {result.faults[0]}" for cell in begun[-1:]] or result.faults
+    result.seconds, result.memory = time.time() - started, _Kernel.last_peak
+    if executed.exists():
+        notebook = nbformat.read(executed, 4)
+        result.faults += scan(notebook)
+        result.headline = _line(tagged_text(notebook, "headline"))
+        result.tables = tagged_text(notebook, "result-table")
+        # Papermill notes where it ran; the copy may be shared or committed, so only the names stay.
+        notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
+        nbformat.write(notebook, executed)
+        resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+        body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
+        page.write_text(body, encoding="utf-8")
+        result.notebook, result.page = executed, page
+        saved = sorted(out.rglob("adapter_model.safetensors"))
+        result.adapters = [file for file in saved if file.stat().st_mtime >= started]
+    return result
+
+
+def closing_table(runs: Sequence[Run]) -> str:
+    """Notebook, seconds, peak memory and headline result, one line each; a fault takes the result's place."""
+    rows = [("notebook", "seconds", "peak memory", "result")]
+    for done in runs:
+        memory = "-" if done.memory is None else f"{done.memory / 1e9:.2f} GB"
+        result = f"FAILED: {done.faults[0]}" if done.faults else done.headline
+        rows.append((done.name, f"{done.seconds:.0f}", memory, result))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _details(done: Run) -> str:
+    """What a single notebook leaves behind: its result table, adapters with their sizes, the copy and its page."""
+    lines = [f"{done.tables}\n"] if done.tables else []
+    lines += [f"Saved adapter      {_shown(file)} ({file.stat().st_size / 1e6:.2f} MB)" for file in done.adapters]
+    if done.notebook is not None:
+        lines += [f"Executed notebook  {_shown(done.notebook)}", f"The same as HTML   {_shown(done.page)}"]
+    return "\n".join(lines)
+
+
+def _shown(path: Path) -> Path:
+    """Relative to where the reader stands, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+# ---------------------------------------------------------------- scanning
+
+
+def scan(notebook: NotebookNode) -> list[str]:
+    """Every fault in an executed copy, whatever papermill's exit status said: an empty list if there is none.
+
+    Papermill ends well although a callback inside ``interact``, ``interactive_output`` or ``with Output()`` raised (the
+    error lives in the widget's saved state alone), although a parameter does not exist, although no cell is tagged
+    ``parameters`` (the notebook's own values then win), and although ``sys.exit()`` left the rest unexecuted.
+    """
+    faults = parameter_faults(notebook, notebook.metadata.get("papermill", {}).get("parameters", {}))
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    for cell in code:
+        errors = [output for output in cell.outputs if output.output_type == "error"]
+        faults += [f"{_place(cell)}: {_line(f'{error.ename}: {error.evalue}')}" for error in errors]
+    if skipped := [cell for cell in code if cell.execution_count is None]:
+        faults.append(f"not executed: {_place(skipped[0])} and {len(skipped) - 1} cells after it")
+    for bundle in notebook.metadata.get("widgets", {}).values():
+        state = bundle.get("state", {})
+        for model, entry in state.items():
+            for output in entry["state"].get("outputs", ()):
+                if output["output_type"] == "error":
+                    message = _line(f"{output['ename']}: {output['evalue']}")
+                    faults.append(f"{_showing(notebook, state, model)}: a widget's callback raised {message}")
+    return faults
+
+
+def parameter_faults(notebook: NotebookNode, parameters: dict[str, Any]) -> list[str]:
+    """Parameters that would not arrive: no cell tagged ``parameters``, or none in it by that name."""
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    if len(tagged) != 1:
+        return [f"{len(tagged)} cells are tagged 'parameters'; there must be one, which assigns PRESET and RETRAIN"]
+    nodes = ast.walk(ast.parse(tagged[0].source))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    missing = [name for name in parameters if name not in names]
+    return [f"it has no parameter {name}; its cell assigns {', '.join(sorted(names)) or 'none'}" for name in missing]
+
+
+def unpublishable(path: str | Path) -> list[str]:
+    """What would keep a notebook from being committed or shown: too large, an absolute path, widgets without state."""
+    notebook, size = nbformat.read(path, 4), Path(path).stat().st_size
+    faults = []
+    if size > MAX_BYTES:
+        faults.append(f"{size / 1e3:.0f} kB, over {MAX_BYTES / 1e3:.0f} kB: make its pictures fewer or smaller")
+    for place, text in _texts(notebook):
+        if match := _ABSOLUTE.search(text):
+            faults.append(f"{place}: an absolute path, {text[match.start() : match.end() + 40].split()[0]}")
+    for name, bundle in notebook.metadata.get("widgets", {}).items():
+        if "state" not in bundle:  # GitHub then refuses to show any of the notebook
+            faults.append(f"its widget metadata {name} has no state; run it again, or delete metadata.widgets")
+    return faults
+
+
+def tagged_text(notebook: NotebookNode, tag: str) -> str:
+    """What the cells with this tag printed or showed as text."""
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and tag in cell.metadata.get("tags", ()):
+            for output in cell.outputs:
+                if output.output_type == "stream" and output.name == "stdout":
+                    parts.append(output.text.strip("\n"))
+                elif "text/plain" in output.get("data", {}):
+                    parts.append(output.data["text/plain"])
+    return "\n".join(parts)
+
+
+def _texts(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
+    """(where, text) for all that can be read in a notebook; pictures are not text."""
+    yield "metadata", json.dumps(notebook.metadata, ensure_ascii=False)
+    for cell in notebook.cells:
+        yield _place(cell), cell.source
+        for output in cell.get("outputs", ()):
+            yield f"the output of {_place(cell)}", "\n".join([output.get("text", ""), *output.get("traceback", ())])
+            for kind, data in output.get("data", {}).items():
+                if not kind.startswith("image/"):
+                    yield f"the output of {_place(cell)}", data if isinstance(data, str) else json.dumps(data)
+
+
+def _place(cell: NotebookNode) -> str:
+    """A cell as its reader finds it: its number beside the code, and its first line."""
+    first = _line(next((line for line in cell.source.splitlines() if line.strip()), ""), 60)
+    return f"In [{cell.execution_count or ' '}] `{first}`" if cell.cell_type == "code" else f"`{first}`"
+
+
+def _showing(notebook: NotebookNode, state: dict[str, Any], model: str) -> str:
+    """The cell that shows a widget, or the box that it is in."""
+    entries, holders, boxes = {key: json.dumps(entry) for key, entry in state.items()}, set(), {model}
+    while boxes:
+        holders |= boxes
+        boxes = {key for key in entries.keys() - holders if any(f"IPY_MODEL_{box}" in entries[key] for box in boxes)}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.get("data", {}).get("application/vnd.jupyter.widget-view+json", {}).get("model_id") in holders:
+                return _place(cell)
+    return "a widget that no cell shows"
+
+
+def _line(text: str, length: int = 300) -> str:
+    """Text on one line, cut where it gets long."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."

