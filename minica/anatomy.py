@@ -1,9 +1,9 @@
 """Where are a backbone's blocks and units?
 
 A residual **block** and each **unit** inside it can be adapted.  A unit is a functional convolution (spatial, k > 1) off the
-shortcut, with the norm and the activation that belong to it before the block's add (Section 3.4, Figure 3).  Which modules
-these are is a property of the block's class, so it is written down once a class, in ``ROWS``; strides and channels hide in
-pools and wrappers, so they are read off one forward pass.
+shortcut, with the norm and the activation that belong to it before the block's add (Section 3.4, Figure 3).  Where the paper
+or its code places adapters, the place is written down once for each class of block, in ``ROWS``; in every other network blocks
+and units are found by how it runs.  Strides and channels hide in pools and wrappers, so they are always read off a run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from timm.layers import Conv2dSame
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .counting import Kernel, kernel_area
+from .tracing import Call, Trace, is_functional, residual_calls, trace
 
 
 class UnsupportedBackbone(ValueError):
@@ -33,6 +34,7 @@ class Unit(NamedTuple):
     begin: str | None = None  # where the unit begins, if before the convolution
     end: str | None = None  # where it ends, if after the convolution
     begin_side: str = "input"
+    end_side: str = "output"
     kernel: int | None = None  # for a unit that is not a convolution
 
 
@@ -53,6 +55,9 @@ ROWS = {
     "timm.resnet.Bottleneck": Row((Unit("conv2", end="act2"),)),
     "timm.resnetv2.Bottleneck": Row((Unit("conv2", end="norm2"),)),
     "timm.regnet.Bottleneck": Row((Unit("conv2.conv", end="conv2.bn"),)),
+    # torchvision calls one ReLU three times a block, so the unit ends where the next convolution begins.
+    "torchvision.resnet.BasicBlock": Row((Unit("conv1", end="conv2", end_side="input"), Unit("conv2", end="bn2"))),
+    "torchvision.resnet.Bottleneck": Row((Unit("conv2", end="conv3", end_side="input"),)),
     # Pre-activation: norm - act - conv, from raw convolution output to raw convolution output.
     "timm.resnetv2.PreActBasic": Row((Unit("conv1", begin="norm1"), Unit("conv2", begin="norm2")), init="torch"),
     "timm.resnetv2.PreActBottleneck": Row((Unit("conv2", begin="norm2"),), init="torch"),
@@ -120,60 +125,144 @@ class Part:
 
 
 def anatomy(model: nn.Module) -> list[Part]:
-    """Every part of ``model`` that some scheme adapts, in the order of its modules.
+    """Every part of ``model`` that some scheme adapts, in the order in which they run.
 
-    Runs the network once, on one blank image of its own input size, on its own device (``meta`` included).
+    A copy of the network runs once, on the meta device, on one blank image of the network's own input size.
 
     Raises:
-        UnsupportedBackbone: if no block is known, for instance in a pure transformer.
+        UnsupportedBackbone: if there is no functional convolution, for instance in a pure transformer.
     """
+    run = trace(model)
     found = []
     for name, module in model.named_modules():
         row = _row(module)
         if row is not None:
-            found += _candidates(model, name, module, row)
-    shapes = _observe(model, {place for part in found for place in (part["begin"], part["end"])})
+            found += _from_row(name, module, row)
+    found += _from_run(run, {part["name"] for part in found if part["kind"] == "block"})
+    shapes = _shapes(run)
     parts = [_measured(part, shapes) for part in found if part["begin"] in shapes and part["end"] in shapes]
     if not parts:
-        known = ", ".join(sorted({key.split(".", 1)[1] for key in ROWS}))
         raise UnsupportedBackbone(
-            f"{type(model).__name__} has no convolutional unit that minica knows, so there is nothing to adapt. "
-            f"Conv-Adapter needs a network with spatial convolutions, such as a ResNet, ConvNeXt or EfficientNet; "
-            f"the blocks known are {known}."
+            f"{type(model).__name__} has no convolutional unit: no spatial convolution (k > 1) after its stem, so there is "
+            "nothing to adapt. Conv-Adapter needs a ConvNet or a hybrid, such as a ResNet, ConvNeXt, EfficientNet or MaxViT."
         )
     return parts
 
 
-def _candidates(model: nn.Module, name: str, block: nn.Module, row: Row) -> list[dict]:
-    """The parts of one block, still without shapes."""
-    parts, kernels = [], []
+def _shapes(run: Trace) -> dict[Place, tuple[int, ...]]:
+    """The shape of the tensor at each place that was reached."""
+    shapes = {}
+    for call in run.calls:
+        for side, shape in (("input", call.in_shape), ("output", call.out_shape)):
+            if shape is not None:
+                shapes.setdefault(Place(call.name, side), shape)
+    return shapes
+
+
+def _from_row(name: str, block: nn.Module, row: Row) -> list[dict]:
+    """The parts of a block of a known class, still without shapes."""
+    parts = []
     for unit in row.units:
         paths = [unit.conv, unit.begin or unit.conv, unit.end or unit.conv]
         conv, begin, end = (_submodule(block, path) for path in paths)
-        if begin is None or end is None or conv is None:
+        geometry = None if conv is None else _geometry(conv, unit.kernel)
+        if begin is None or end is None or geometry is None:
             continue  # an optional unit that this block lacks
-        geometry = _geometry(conv, unit.kernel)
-        if geometry is None:
-            continue
-        kernels.append(geometry)
-        # Containers iterate over their children, so they cannot hold an adapter: the block does.
-        host = block if isinstance(conv, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) else conv
+        conv_name, begin_name, end_name = (f"{name}.{path}".lstrip(".") for path in paths)
         parts.append(
             dict(
                 geometry,
-                name=f"{name}.{unit.conv}" if name else unit.conv,
+                name=conv_name,
                 kind="unit" if row.kind == "block" else row.kind,
-                host=name if host is block else f"{name}.{unit.conv}".lstrip("."),
-                begin=Place(f"{name}.{paths[1]}".lstrip("."), unit.begin_side),
-                end=Place(f"{name}.{paths[2]}".lstrip("."), "output"),
+                # Containers iterate over their children, so they cannot hold an adapter: the block does.
+                host=name if isinstance(conv, CONTAINERS) else conv_name,
+                begin=Place(begin_name, unit.begin_side),
+                end=Place(end_name, unit.end_side),
             )
         )
-    if row.kind == "block" and kernels:
-        # A block is adapted with the widest kernel among its units.
-        widest = max(kernels, key=lambda geometry: kernel_area(geometry["kernel_size"]))
-        parts.append(dict(widest, name=name, kind="block", host=name, begin=Place(name, "input"), end=Place(name, "output")))
+    parts += _block(name, parts) if row.kind == "block" else []
     act = _activation(block)
     return [dict(part, act=act, init=row.init, nhwc=row.nhwc) for part in parts]
+
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _block(name: str, units: list[dict], host: str | None = None) -> list[dict]:
+    """The block around these units as a part: it is adapted with the widest kernel among them."""
+    if not units:
+        return []
+    widest = max(units, key=lambda unit: kernel_area(unit["kernel_size"]))
+    geometry = {key: widest[key] for key in ("kernel_size", "dilation", "same_padding")}
+    host = name if host is None else host
+    return [dict(geometry, name=name, kind="block", host=host, begin=Place(name, "input"), end=Place(name, "output"))]
+
+
+def _from_run(run: Trace, known: set[str]) -> list[dict]:
+    """The parts of blocks whose class has no row: whatever adds a shortcut to what a spatial convolution gave.
+
+    If one block of a class has a shortcut, its siblings without one (where the stride is) are blocks as well.  A network
+    without any block, such as VGG or DenseNet, has units only: every spatial convolution after the first.
+    """
+    classes = {type(call.module) for call in residual_calls(run) if _row(call.module) is None}
+    blocks = {
+        name: calls[0]
+        for name, calls in run.by_name.items()
+        if len(calls) == 1 and type(calls[0].module) in classes and _is_map(calls[0])
+    }
+    convs = [call for call in run.calls if is_functional(call) and len(run.by_name[call.name]) == 1 and _is_map(call)]
+    inside: dict[str, list[dict]] = {name: [] for name in blocks}
+    loose = []
+    for number, conv in enumerate(convs):
+        if any(conv.name.startswith(f"{name}.") for name in known):
+            continue
+        parents = [name for name in blocks if conv.name.startswith(f"{name}.")]
+        if parents:
+            innermost = max(parents, key=len)
+            inside[innermost].append(_unit(run, conv, innermost))
+        elif number > 0 and not any(word in conv.name for word in ("stem", "patch_embed")):
+            loose.append(_unit(run, conv, ""))
+    parts = []
+    for name, units in inside.items():
+        block = blocks[name].module
+        # Below a container, which would call the adapter as one of its own layers, a block's first convolution holds it.
+        host = units[0]["host"] if units and isinstance(block, CONTAINERS) else name
+        act, shape = _activation(block), blocks[name].out_shape
+        nhwc = shape[1] == shape[2] != shape[3]
+        parts += [dict(part, act=act, init="kaiming", nhwc=False) for part in units]
+        parts += [dict(part, act=act, init="kaiming", nhwc=nhwc) for part in _block(name, units, host)]
+    if not blocks and not known:
+        act = _activation(run.calls[0].module)
+        parts += [dict(part, act=act, init="kaiming", nhwc=False) for part in loose]
+    return parts
+
+
+def _is_map(call: Call) -> bool:
+    return call.in_shape is not None and call.out_shape is not None and len(call.in_shape) == len(call.out_shape) == 4
+
+
+def _unit(run: Trace, conv: Call, block: str) -> dict:
+    """A convolution, with the norm and then the activation that take its output and that nothing else takes."""
+    end = conv
+    for belongs in (_is_norm, _is_activation):
+        for call in run.receivers.get(end.returned, ()):
+            if belongs(call.module) and _is_map(call) and call.name.startswith(block):
+                alone = all(call.begin <= at < call.end for at in run.uses.get(end.returned, ()))
+                if alone and len(run.by_name[call.name]) == 1:
+                    end = call
+                break
+    return dict(
+        _geometry(conv.module, None),
+        name=conv.name,
+        kind="unit",
+        host=conv.name,
+        begin=Place(conv.name, "input"),
+        end=Place(end.name, "output"),
+    )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, (_NormBase, nn.GroupNorm))
 
 
 def _submodule(block: nn.Module, path: str) -> nn.Module | None:
@@ -204,15 +293,17 @@ def _geometry(conv: nn.Module, kernel: int | None) -> dict | None:
 GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh, nn.MultiheadAttention)
 
 
+def _is_activation(module: nn.Module) -> bool:
+    home = type(module).__module__
+    known = home == "torch.nn.modules.activation" or home.startswith("timm.layers.activations")
+    gate = isinstance(module, GATES) or "sigmoid" in type(module).__name__.lower()
+    return known and not gate and next(module.parameters(), None) is None
+
+
 def _activation(block: nn.Module) -> nn.Module:
-    """A fresh copy of the block's own activation, never in place; ReLU where the block has none with a module of its own."""
+    """A fresh copy of the block's own activation, never in place; ReLU where it has none with a module of its own."""
     for module in block.modules():
-        home = type(module).__module__
-        if home == "torch.nn.modules.activation" or (home.startswith("timm.layers.activations")):
-            if isinstance(module, GATES) or "sigmoid" in type(module).__name__.lower():
-                continue
-            if next(module.parameters(), None) is not None:
-                continue
+        if _is_activation(module):
             act = copy.deepcopy(module)
             if hasattr(act, "inplace"):
                 act.inplace = False
@@ -220,7 +311,7 @@ def _activation(block: nn.Module) -> nn.Module:
     return nn.ReLU()
 
 
-def _measured(part: dict, shapes: dict[Place, torch.Size]) -> Part:
+def _measured(part: dict, shapes: dict[Place, tuple[int, ...]]) -> Part:
     """A part with what was observed at its two ends."""
     nhwc, begin, end = part.pop("nhwc"), shapes[part["begin"]], shapes[part["end"]]
     if len(begin) == 3 and len(end) == 3:
@@ -240,55 +331,6 @@ def _measured(part: dict, shapes: dict[Place, torch.Size]) -> Part:
         layout=layout,
         **part,
     )
-
-
-def input_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(channels, height, width) that the backbone was made for; 224 x 224 where it does not say."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-    channels, height, width = config.get("input_size") or (3, 224, 224)
-    # A network with windows or position embeddings may have been built for another size than its weights' own.
-    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
-    stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if stem is not None and stem.groups == 1:
-        channels = stem.in_channels  # timm's in_chans= changes the stem and not the configuration
-    return channels, height, width
-
-
-def blank_image(model: nn.Module, size: int | tuple[int, int] | None = None) -> Tensor:
-    """One image of zeros that ``model`` accepts, shape (1, C, H, W), on its device and in its dtype."""
-    channels, *own = input_shape(model)
-    height, width = own if size is None else (size, size) if isinstance(size, int) else size
-    weight = next(model.parameters())
-    return torch.zeros(1, channels, height, width, device=weight.device, dtype=weight.dtype)
-
-
-def _observe(model: nn.Module, places: set[Place]) -> dict[Place, torch.Size]:
-    """The shape of the tensor at each place during one forward pass; places that were not reached are missing."""
-    shapes: dict[Place, torch.Size] = {}
-
-    def see(place: Place, value: object) -> None:
-        if isinstance(value, Tensor):
-            shapes.setdefault(place, value.shape)
-
-    handles = []
-    for place in places:
-        module = model.get_submodule(place.module)
-        if place.side == "input":
-            hook = module.register_forward_pre_hook(lambda _, args, place=place: see(place, args[0] if args else None))
-        else:
-            hook = module.register_forward_hook(lambda _, args, output, place=place: see(place, output))
-        handles.append(hook)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(blank_image(model))
-    finally:
-        for module, training in modes:
-            module.training = training
-        for handle in handles:
-            handle.remove()
-    return shapes
 
 
 # ---------------------------------------------------------------- classifiers

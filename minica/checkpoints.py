@@ -6,7 +6,6 @@ trained and nothing else, ``adapter_config.json`` says what it belongs to.  Neit
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from .backbones import backbone_name
 from .schemes import adapt, sites
+from .tracing import skeleton
 from .tuning import tune
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -179,9 +179,9 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None =
             f"the adapter in {folder} belongs to {config['backbone']!r}, this model is {backbone_name(model)!r}; "
             f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)."
         )
-    skeleton = _attach(_skeleton(model), config, name)  # the same steps without the numbers, to look before leaping
-    wanted = trained_state(skeleton)
-    _check_fit({file_key(skeleton, key): value for key, value in wanted.items()}, state, folder)
+    rehearsal = _attach(skeleton(model), config, name)  # the same steps without the numbers, to look before leaping
+    wanted = trained_state(rehearsal)
+    _check_fit({file_key(rehearsal, key): value for key, value in wanted.items()}, state, folder)
     if backbone_fingerprint(model, set(wanted)) != config["backbone_sha256"]:
         raise AdapterFileError(
             f"the adapter in {folder} was trained on other weights of {config['backbone']!r}: the frozen tensors differ. "
@@ -207,16 +207,6 @@ def _attach(model: nn.Module, config: dict, name: str | None) -> nn.Module:
     if config["method"] == "conv_adapter":
         return adapt(model, **{**options, "name": name or options["name"]})
     return tune(model, config["method"], **options)
-
-
-def _skeleton(model: nn.Module) -> nn.Module:
-    """A copy of the model without its numbers: every tensor on the meta device."""
-    memo: dict[int, object] = {}
-    for weight in model.parameters():
-        memo[id(weight)] = nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo)
 
 
 def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], folder: Path) -> None:

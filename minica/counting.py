@@ -73,3 +73,56 @@ def adapter_macs(
     width = bottleneck_width(in_channels, compression)
     weights = adapter_parameters(in_channels, out_channels, kernel_size=kernel_size, compression=compression, form=form)
     return (weights - width - 2 * out_channels) * math.prod(out_size)
+
+
+def adapter_operations(
+    in_channels: int,
+    out_channels: int,
+    out_size: tuple[int, int],
+    *,
+    kernel_size: Kernel = 3,
+    compression: float = 4,
+    form: str = "depthwise",
+    relu: bool = True,
+) -> int:
+    """The operations that the paper's Table 10 counts for one adapter and one image; divide by 1e9 for its "GFLOPs".
+
+    Multiply-accumulates count one each, and so do both convolutions' biases at every pixel and every element that passes a
+    ReLU.  Other activations (``relu=False``: ConvNeXt's GELU) and alpha count nothing.
+    """
+    width = bottleneck_width(in_channels, compression)
+    options = dict(kernel_size=kernel_size, compression=compression, form=form)
+    macs = adapter_macs(in_channels, out_channels, out_size, **options)
+    return macs + (width + out_channels + (width if relu else 0)) * math.prod(out_size)
+
+
+def block_weights(
+    tuning: str,
+    in_channels: int,
+    mid_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: Kernel = 3,
+    compression: float = 4,
+) -> int:
+    """Table 9: weights that train in one residual bottleneck of 1x1, K x K and 1x1 convolutions; no biases, no alpha.
+
+    Args:
+        tuning: one of the four schemes, or ``"full"`` for the block's own three convolutions.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if tuning == "full":
+        spatial = kernel_area(kernel_size) * mid_channels**2
+        return in_channels * mid_channels + spatial + mid_channels * out_channels
+    ends = {
+        "conv_parallel": (mid_channels, mid_channels),
+        "conv_sequential": (mid_channels, mid_channels),
+        "residual_parallel": (in_channels, out_channels),
+        "residual_sequential": (out_channels, out_channels),
+    }
+    if tuning not in ends:
+        raise ValueError(f"unknown tuning {tuning!r}; Table 9 has full, {', '.join(ends)}.")
+    # On a map of one pixel every weight is used once.
+    return adapter_macs(*ends[tuning], (1, 1), kernel_size=kernel_size, compression=compression)

@@ -148,3 +148,15 @@ def spread(found: Iterable[dict], split: str = "test", metric: str = "accuracy")
     """(lowest, mean, highest) of a metric over records that differ in their seeds."""
     values = [record[split][metric] for record in found]
     return min(values), sum(values) / len(values), max(values)
+
+
+def markdown_table(found: dict[str, list[dict]]) -> str:
+    """Methods side by side, each over its seeds, as Markdown: mean, lowest and highest test accuracy."""
+    full = max(records[0]["trainable"] for records in found.values())
+    header = "| method | trained parameters | of full | test accuracy: mean (lowest to highest) | balanced accuracy |"
+    lines = [header, "|---|---|---|---|---|"]
+    for name, records in found.items():
+        size, (low, mean, high) = records[0]["trainable"], spread(records)
+        balanced = spread(records, metric="balanced_accuracy")[1]
+        lines.append(f"| {name} | {size:,} | {size / full:.1%} | {mean:.1%} ({low:.1%} to {high:.1%}) | {balanced:.1%} |")
+    return "\n".join(lines)

@@ -23,15 +23,17 @@ QUICKSTART_RATES = {
     "full": (5e-4, 1e-3, 2e-3),
 }
 QUICKSTART_METHODS = {
-    "Linear probe": dict(method="linear", options={}, lr=5e-3),
+    "Linear probe": dict(method="linear", options={}, lr=2e-3),
     "Conv-Adapter": dict(
-        method="conv_adapter", options=dict(scheme="residual_parallel", compression=2, init="identity"), lr=5e-3
+        method="conv_adapter", options=dict(scheme="residual_parallel", compression=2, init="identity"), lr=2e-3
     ),
     "Full fine-tuning": dict(method="full", options={}, lr=1e-3),
 }
-PUBLISHED_START = dict(
-    method="conv_adapter", options=dict(scheme="residual_parallel", compression=2, init="published"), lr=5e-3
-)
+PUBLISHED_START = {
+    "Conv-Adapter, published start": dict(
+        method="conv_adapter", options=dict(scheme="residual_parallel", compression=2, init="published"), lr=2e-3
+    )
+}
 
 
 def quickstart(preset: str, method: dict, seed: int, **changes) -> dict:
@@ -48,10 +50,9 @@ def quickstart(preset: str, method: dict, seed: int, **changes) -> dict:
 
 
 def quickstart_grid(preset: str = "laptop") -> list[dict]:
-    """Every run behind the first notebook, in the order of its methods within each seed."""
-    seeds = range(QUICKSTART[preset]["seeds"])
-    methods = [*QUICKSTART_METHODS.values(), PUBLISHED_START]
-    return [quickstart(preset, method, seed) for seed in seeds for method in methods]
+    """Every run behind the first notebook: all methods over all seeds."""
+    methods, seeds = QUICKSTART_METHODS | PUBLISHED_START, range(QUICKSTART[preset]["seeds"])
+    return [quickstart(preset, method, seed) for method in methods.values() for seed in seeds]
 
 
 def quickstart_rates_grid(preset: str = "laptop") -> list[dict]:

@@ -1,13 +1,14 @@
-"""What does a network cost: parameters, multiply-accumulates?"""
+"""What does a network cost, and where do its adapters act?"""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .anatomy import blank_image, classifier_names
-from .schemes import sites
+from .anatomy import classifier_names
+from .schemes import adapters, sites
+from .tracing import blank_image
 
 
 def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[str, int]:
@@ -36,3 +37,27 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
         for module in training:
             module.training = True
     return {**numbers, "macs": counter.get_total_flops() // 2}
+
+
+@torch.no_grad()
+def adapter_shares(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """How large what each adapter adds is beside the map it adds to: ``|delta| / |h + delta|`` on ``images``, by place."""
+    norms: dict[str, dict[str, float]] = {"delta": {}, "map": {}}
+    handles = []
+
+    def measure(module: nn.Module, what: str, place: str) -> None:
+        def hook(_, args, output):
+            norms[what][place] = output.norm().item()
+
+        handles.append(module.register_forward_hook(hook))
+
+    for place, adapter in adapters(model).items():
+        measure(adapter, "delta", place)
+    for _, site in sites(model):
+        measure(model.get_submodule(site.end.module), "map", site.part_name)
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {place: norm / norms["map"][place] for place, norm in norms["delta"].items()}

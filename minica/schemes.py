@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from .adapter import ConvAdapter
 from .anatomy import Part, anatomy, classifier_names
 from .counting import adapter_parameters, bottleneck_width
+from .tracing import skeleton
 
 
 class Scheme(NamedTuple):
@@ -58,7 +59,10 @@ class Site(nn.ModuleDict):
             begin.register_forward_pre_hook(self.keep_input)
         else:
             begin.register_forward_hook(self.keep_output)
-        end.register_forward_hook(self.write)
+        if self.end.side == "input":
+            end.register_forward_pre_hook(self.write_input)
+        else:
+            end.register_forward_hook(self.write)
 
     def keep_input(self, module: nn.Module, args: tuple) -> None:
         if self.active is not None and self.reads[self.active] == "input":
@@ -74,6 +78,10 @@ class Site(nn.ModuleDict):
         size = self.to_maps(output).shape[-2:]
         # Out of place: the output may be what an in-place activation keeps for its backward pass.
         return output + self.from_maps(self[self.active](self.to_maps(read), (size[0], size[1])))
+
+    def write_input(self, module: nn.Module, args: tuple) -> tuple | None:
+        adapted = self.write(module, args, args[0])
+        return None if adapted is None else (adapted, *args[1:])
 
     def to_maps(self, x: Tensor) -> Tensor:
         """To (N, C, H, W): from (N, H, W, C), or from (N, tokens, C) as a map one pixel wide."""
@@ -139,7 +147,7 @@ def adapt(
     if name in adapter_names(model):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
     bottleneck_width(1, compression)  # raises for a compression below 1, before anything is touched
-    parts = anatomy(model)
+    parts = anatomy(detach(skeleton(model)) if adapter_names(model) else model)
     chosen = _parts_of(parts, scheme, model)
     adapters = [
         ConvAdapter(

@@ -1,0 +1,192 @@
+"""How does a network run?  One forward pass without numbers: what each module receives and returns, and what is added up."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .counting import kernel_area
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy of the model without its numbers: every tensor on the meta device."""
+    memo: dict[int, object] = {}
+    for weight in model.parameters():
+        memo[id(weight)] = nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def input_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) that the backbone was made for; 224 x 224 where it does not say."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    # A network with windows or position embeddings may have been built for another size than its weights' own.
+    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
+    stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if stem is not None and stem.groups == 1:
+        channels = stem.in_channels  # timm's in_chans= changes the stem and not the configuration
+    return channels, height, width
+
+
+def blank_image(model: nn.Module, size: int | tuple[int, int] | None = None) -> Tensor:
+    """One image of zeros that ``model`` accepts, shape (1, C, H, W), on its device and in its dtype."""
+    channels, *own = input_shape(model)
+    height, width = own if size is None else (size, size) if isinstance(size, int) else size
+    weight = next(model.parameters())
+    return torch.zeros(1, channels, height, width, device=weight.device, dtype=weight.dtype)
+
+
+@dataclass
+class Call:
+    """One call of one module.  Tensors are numbered in the order in which they come to be."""
+
+    name: str
+    module: nn.Module
+    received: list[int]  # every tensor among the arguments
+    begin: int  # position in Trace.steps when it was entered
+    in_shape: torch.Size | None  # of the first argument, if it is a tensor
+    returned: int | None = None  # the tensor it returned, if it was one
+    out_shape: torch.Size | None = None
+    end: int = -1
+
+
+@dataclass
+class Step:
+    """One operation on tensors, and the module whose own code called it."""
+
+    operation: str
+    module: str
+    inputs: list[int]
+    outputs: list[int]
+
+
+@dataclass
+class Trace:
+    calls: list[Call] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Call]]:
+        """The calls of each module."""
+        return _grouped((call.name, call) for call in self.calls)
+
+    @cached_property
+    def receivers(self) -> dict[int, list[Call]]:
+        """The calls that a tensor is the only tensor argument of."""
+        return _grouped((call.received[0], call) for call in self.calls if len(call.received) == 1)
+
+    @cached_property
+    def uses(self) -> dict[int, list[int]]:
+        """The positions of the steps that take a tensor."""
+        return _grouped((number, at) for at, step in enumerate(self.steps) for number in step.inputs)
+
+
+def _grouped(pairs: Iterable[tuple]) -> dict:
+    groups: dict = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+class _Recorder(TorchFunctionMode):
+    """Numbers every tensor, and writes down every operation and every call of a module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.trace, self.open = Trace(), [Call("", model, [], 0, None)]
+        self.numbers: dict[int, int] = {}
+        self.alive: list[Tensor] = []  # so that no two tensors of the pass share an id
+        self.hooks = []
+        for name, module in model.named_modules():
+            self.hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+            self.hooks.append(module.register_forward_hook(self._leaving))
+
+    def number(self, tensor: Tensor, new: bool = False) -> int:
+        if new or id(tensor) not in self.numbers:
+            self.alive.append(tensor)
+            self.numbers[id(tensor)] = len(self.alive)
+        return self.numbers[id(tensor)]
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        inputs = [self.number(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = function(*args, **(kwargs or {}))
+        outputs = [self.number(leaf, new=True) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if outputs:
+            name = getattr(function, "__name__", "").strip("_")
+            self.trace.steps.append(Step(name, self.open[-1].name, inputs, outputs))
+        return result
+
+    def _entering(self, name: str):
+        def hook(module, args, kwargs):
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            shape = args[0].shape if args and isinstance(args[0], Tensor) else None
+            call = Call(name, module, [self.number(tensor) for tensor in tensors], len(self.trace.steps), shape)
+            self.trace.calls.append(call)
+            self.open.append(call)
+
+        return hook
+
+    def _leaving(self, module, args, output):
+        call = self.open.pop()
+        call.end = len(self.trace.steps)
+        if isinstance(output, Tensor):
+            call.returned, call.out_shape = self.number(output), output.shape
+
+
+def trace(model: nn.Module) -> Trace:
+    """Run a copy of ``model`` in evaluation mode on one blank image, on the meta device: shapes without arithmetic."""
+    copied = skeleton(model).eval()
+    recorder = _Recorder(copied)
+    with torch.no_grad(), recorder:
+        copied(blank_image(copied))
+    for hook in recorder.hooks:
+        hook.remove()
+    return recorder.trace
+
+
+# ---------------------------------------------------------------- what a trace tells
+
+SHORTCUTS = ("downsample", "shortcut", "skip")  # what timm and torchvision call the modules on a shortcut
+
+
+def is_functional(call: Call) -> bool:
+    """A spatial convolution, off the shortcut, that maps feature maps to feature maps."""
+    module = call.module
+    return (
+        isinstance(module, nn.Conv2d)
+        and kernel_area(module.kernel_size) > 1
+        and module.out_channels > 1  # a gate has one
+        and call.in_shape is not None
+        and tuple(call.in_shape[-2:]) != module.kernel_size  # VGG's first dense layer in the guise of a convolution
+        and not any(word in call.name.lower() for word in SHORTCUTS)
+    )
+
+
+def residual_calls(found: Trace) -> Iterator[Call]:
+    """The calls of modules that add, in their own code, a shortcut to what a spatial convolution inside them gave.
+
+    A shortcut is a path from the module's arguments that passes no spatial convolution.
+    """
+    spatial = {call.name for call in found.calls if is_functional(call)}
+    for call in found.calls:
+        if call.in_shape is None or call.out_shape is None or not 3 < len(call.in_shape) == len(call.out_shape):
+            continue
+        direct, convolved = set(call.received), set()
+        for step in found.steps[call.begin : call.end]:
+            if step.operation in ("add", "iadd", "radd") and step.module == call.name and len(step.inputs) == 2:
+                sides = [(side in direct and side not in convolved, side in convolved) for side in step.inputs]
+                if (sides[0][0] and sides[1][1]) or (sides[1][0] and sides[0][1]):
+                    yield call
+                    break
+            if step.module in spatial or any(number in convolved for number in step.inputs):
+                convolved.update(step.outputs)
+            if step.module not in spatial and any(number in direct for number in step.inputs):
+                direct.update(step.outputs)

@@ -1,0 +1,176 @@
+"""Places and counts, against the integers of the paper and of the published code."""
+
+import pytest
+import timm
+import torch
+from nets import images, net
+
+import minica
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")
+
+# Adapter parameters by backbone, scheme and compression.  Biases and alpha included, norms not.
+COUNTS = {
+    ("resnet50", "conv_parallel"): {1: 1_302_784, 2: 672_160, 4: 356_848, 8: 199_192, 16: 120_364},
+    ("resnet50", "conv_sequential"): {1: 1_302_784, 4: 356_848},
+    ("resnet50", "residual_parallel"): {1: 17_479_296, 2: 8_813_792, 4: 4_481_040, 8: 2_314_664, 16: 1_231_476},
+    ("resnet50", "residual_sequential"): {1: 20_300_800, 2: 10_233_472, 4: 5_199_808, 8: 2_682_976, 16: 1_424_560},
+    ("resnetv2_50x1_bit", "conv_parallel"): {1: 1_302_784, 4: 356_848},
+    ("convnext_small", "conv_parallel"): {1: 6_986_016, 2: 3_840_864, 4: 2_268_288, 8: 1_482_000},
+    ("convnext_base", "conv_parallel"): {1: 12_104_064, 2: 6_515_840, 4: 3_721_728, 8: 2_324_672, 16: 1_626_144},
+    ("convnext_base", "residual_parallel"): {1: 12_104_064, 4: 3_721_728},
+    ("swin_base_patch4_window7_224", "conv_parallel"): {1: 7_605_248, 2: 4_109_440, 4: 2_361_536, 8: 1_487_584},
+}
+
+
+@pytest.mark.parametrize(("backbone", "scheme"), COUNTS)
+def test_adapter_totals(backbone, scheme):
+    with torch.device("meta"):
+        model = timm.create_model(backbone, num_classes=10)
+    for compression, expected in COUNTS[backbone, scheme].items():
+        minica.adapt(model, scheme, compression)
+        assert sum(w.numel() for a in minica.adapters(model).values() for w in a.parameters()) == expected
+        minica.detach(model)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "total"),
+    [
+        ("resnet50", 23_508_032),
+        ("resnetv2_50x1_bit", 23_500_352),
+        ("resnet50_clip", 38_316_896),
+        ("resnet50x4_clip", 87_137_080),
+        ("tf_efficientnet_lite0", 3_371_008),
+    ],
+)
+def test_backbone_totals(backbone, total):
+    with torch.device("meta"):
+        model = minica.create_backbone(backbone, num_classes=7, pretrained=False)
+    assert minica.count(model)["backbone"] == total
+
+
+@pytest.mark.parametrize(
+    ("family", "units", "blocks"),
+    [
+        ("basic", ["layer1.0.conv1", "layer1.0.conv2"], ["layer1.0"]),
+        ("bottleneck", ["layer1.0.conv2"], ["layer1.0"]),
+        ("bit", ["stages.0.blocks.0.conv2"], ["stages.0.blocks.0"]),
+        ("regnet", ["s1.b1.conv2.conv"], ["s1.b1"]),
+        ("efficientnet", ["blocks.0.0.conv_dw"], ["blocks.0.0"]),
+        ("clip", ["stages.0.0.conv2_kxk.conv"], ["stages.0.0"]),
+        ("swin", ["layers.0.blocks.0.attn"], ["layers.0.blocks.0"]),
+    ],
+)
+def test_names_of_places(family, units, blocks):
+    for scheme, names in (("conv_parallel", units), ("residual_parallel", blocks)):
+        model = minica.adapt(net(family), scheme)
+        assert list(minica.adapters(model))[: len(names)] == names
+        for place, adapter in minica.adapters(model).items():
+            assert isinstance(adapter, minica.ConvAdapter) and model.get_submodule(place) is not None
+
+
+def reads_and_writes(family, scheme, place):
+    """The tensor that the adapter at ``place`` is given, and every module output that its delta changes first."""
+    model = minica.adapt(net(family), scheme)
+    seen = {}
+    minica.adapters(model)[place].register_forward_hook(lambda _, args, out: seen.update(read=args[0], delta=out))
+    outputs = {}
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda _, args, out, name=name: outputs.update({name: (args, out)}))
+    with torch.no_grad():
+        model(images(family))
+    return model, seen, outputs
+
+
+def test_convolution_schemes_of_a_bottleneck():
+    """Post-activation ResNet: reads what conv2 reads, or act2's output; writes to act2's output."""
+    _, seen, outputs = reads_and_writes("bottleneck", "conv_parallel", "layer2.0.conv2")
+    assert torch.equal(seen["read"], outputs["layer2.0.conv2"][0][0])
+    assert seen["delta"].shape == outputs["layer2.0.act2"][1].shape
+    _, seen, outputs = reads_and_writes("bottleneck", "conv_sequential", "layer2.0.conv2")
+    assert torch.equal(seen["read"], outputs["layer2.0.act2"][1])  # identity start: written equals read
+
+
+def test_bit_reads_before_the_norm():
+    _, seen, outputs = reads_and_writes("bit", "conv_parallel", "stages.1.blocks.0.conv2")
+    assert torch.equal(seen["read"], outputs["stages.1.blocks.0.conv1"][1])
+    assert seen["delta"].shape == outputs["stages.1.blocks.0.conv2"][1].shape
+
+
+def test_clip_writes_before_the_striding_pool_and_adapts_the_attention_pool():
+    model, seen, outputs = reads_and_writes("clip", "conv_parallel", "stages.1.0.conv2_kxk.conv")
+    assert seen["delta"].shape == outputs["stages.1.0.conv2_kxk.bn"][1].shape
+    assert seen["delta"].shape[-1] == 2 * outputs["stages.1.0.conv2_kxk"][1].shape[-1]
+    pool = minica.adapters(model)["head.proj"]
+    assert pool.form == "linear" and pool.down.kernel_size == (1, 1) and pool.down.in_channels == 2048
+
+
+def test_residual_schemes_read_the_block():
+    _, seen, outputs = reads_and_writes("bottleneck", "residual_parallel", "layer2.0")
+    assert torch.equal(seen["read"], outputs["layer1.1"][1])
+    _, seen, outputs = reads_and_writes("bottleneck", "residual_sequential", "layer2.0")
+    assert torch.equal(seen["read"], outputs["layer2.0"][1])
+
+
+def test_convnext_downsampling_convolutions():
+    for scheme, kernel, stride in [("conv_sequential", 2, 2), ("residual_sequential", 1, 1)]:
+        for option in (None, 3):  # kernel_size never changes them
+            adapter = minica.adapters(minica.adapt(net("convnext"), scheme, kernel_size=option))["stages.1.downsample.1"]
+            assert (adapter.down.kernel_size, adapter.down.stride) == ((kernel, kernel), (stride, stride))
+
+
+def test_kernel_size_and_activation_follow_the_host():
+    model = minica.adapt(net("efficientnet"), "residual_parallel")
+    assert {a.down.kernel_size for a in minica.adapters(model).values()} == {(3, 3), (5, 5)}
+    assert {type(a.act) for a in minica.adapters(model).values()} == {torch.nn.ReLU6}
+    assert not any(a.act.inplace for a in minica.adapters(model).values())
+    wide = minica.adapt(net("basic"), "conv_parallel", kernel_size=5)
+    assert {a.down.kernel_size for a in minica.adapters(wide).values()} == {(5, 5)}
+
+
+# Networks whose blocks have no row: found by how they run.  (timm name, units, blocks), counted in the networks' own files.
+FOUND = [
+    ("vgg11_bn", 7, 0),
+    ("densenet121", 58, 0),
+    ("dla34", 24, 12),
+    ("darknet53", 23, 23),
+    ("nf_resnet50", 16, 16),
+    ("rexnet_100", 16, 16),
+    ("convmixer_768_32", 32, 32),
+    ("caformer_s18", 6, 6),
+    ("mambaout_femto", 18, 18),
+    ("coatnet_0_rw_224", 5, 5),
+    ("focalnet_tiny_srf", 24, 12),
+]
+
+
+@pytest.mark.parametrize(("name", "units", "blocks"), FOUND)
+def test_blocks_and_units_are_found_by_running(name, units, blocks):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=10)
+    keys = list(model.state_dict())
+    for scheme, expected in [("conv_parallel", units), ("residual_parallel", blocks)]:
+        if expected == 0:
+            with pytest.raises(ValueError, match="has no residual block.*use conv_parallel or conv_sequential"):
+                minica.adapt(model, scheme)
+        else:
+            assert len(minica.adapters(minica.adapt(model, scheme))) == expected
+            minica.detach(model)
+    assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvision_resnets_are_adapted_like_timms(name):
+    import torchvision
+
+    torch.manual_seed(0)
+    ours, theirs = timm.create_model(name, num_classes=5).eval(), torchvision.models.get_model(name, num_classes=5).eval()
+    ours.load_state_dict(theirs.state_dict())
+    for scheme in minica.SCHEMES:
+        for model in (ours, theirs):
+            torch.manual_seed(1)
+            minica.adapt(model, scheme, init="published")
+        x = images("basic")
+        torch.testing.assert_close(ours(x), theirs(x))
+        assert minica.count(ours, 64)["adapters"] == minica.count(theirs, 64)["adapters"]
+        minica.detach(ours), minica.detach(theirs)

@@ -1,0 +1,137 @@
+"""What is in an adapter file, and what is refused."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from nets import disturb, images, net, same, snapshot
+
+import minica
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = disturb(minica.adapt(net("basic"), "conv_parallel", compression=2))
+    minica.save_adapter(model, tmp_path / "adapter", classes=["a", "b", "c", "d", "e"], licence="CC0", input_size=64)
+    return tmp_path / "adapter", model
+
+
+def refused(folder, message, model=None):
+    """The load fails with ``message`` and leaves the model as it was."""
+    model = net("basic") if model is None else model
+    before, grads = snapshot(model), [weight.requires_grad for weight in model.parameters()]
+    with pytest.raises(ValueError, match=message):
+        minica.load_adapter(model, folder)
+    assert same(snapshot(model), before)
+    assert [weight.requires_grad for weight in model.parameters()] == grads
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_folder(saved):
+    folder, model = saved
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["backbone"] == "test_resnet" and config["method"] == "conv_adapter"
+    assert config["options"]["scheme"] == "conv_parallel" and config["options"]["compression"] == 2
+    assert config["classes"] == ["a", "b", "c", "d", "e"] and config["licence"] == "CC0"
+    state = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    assert len(state) == config["num_tensors"] == 5 * len(minica.adapters(model)) + 2
+    assert "layer1.0.conv1.conv_adapter.alpha" in state, "without the name of the set"
+    assert "fc.weight" in state
+
+
+@pytest.mark.parametrize("method", ["full", "linear", "bias", "norm"])
+def test_other_methods_save_what_they_trained(method, tmp_path):
+    model = disturb(minica.tune(net("basic"), method)).train()
+    model(images("basic", 4))  # statistics move where they train
+    minica.save_adapter(model, tmp_path)
+    fresh = minica.load_adapter(net("basic"), tmp_path)
+    assert torch.equal(fresh(images("basic")), model.eval()(images("basic")))
+    stored = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
+    assert ("layer1.0.bn1.running_mean" in stored) == (method in ("full", "bias", "norm"))
+    assert ("layer1.0.conv1.weight" in stored) == (method == "full")
+
+
+def test_under_another_name(saved):
+    folder, model = saved
+    other = minica.load_adapter(net("basic"), folder, name="task_b")
+    assert torch.equal(other(images("basic")), model(images("basic")))
+    assert minica.adapters(other, "task_b")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 0.5, 0.999])
+def test_truncated(saved, keep):
+    file = saved[0] / "adapter_model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    refused(saved[0], "adapter_model.safetensors is damaged")
+
+
+@pytest.mark.parametrize("place", [0, 3, 100, -1])
+def test_one_flipped_bit(saved, place):
+    file = saved[0] / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 4
+    file.write_bytes(data)
+    refused(saved[0], "SHA-256")
+
+
+def test_damaged_or_foreign_configuration(saved):
+    config = saved[0] / "adapter_config.json"
+    good = config.read_text()
+    config.write_text(good[:-20])
+    refused(saved[0], "adapter_config.json is damaged: not JSON")
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 8}))
+    refused(saved[0], "was not written by minica")
+    config.write_text(good.replace('"format": 1', '"format": 99'))
+    refused(saved[0], "has format 99")
+    config.write_text(good.replace("conv_parallel", "conv_diagonal"))
+    refused(saved[0], "unknown scheme 'conv_diagonal'")
+    config.unlink()
+    refused(saved[0], "no adapter in .*adapter_config.json cannot be read")
+    refused(saved[0].parent / "nowhere", "no adapter in")
+
+
+def test_never_unpickled(saved):
+    class Boom:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was loaded",))
+
+    torch.save({"x": Boom()}, saved[0] / "adapter_model.safetensors")
+    refused(saved[0], "is damaged")
+
+
+def test_wrong_backbone(saved):
+    refused(saved[0], "belongs to 'test_resnet', this model is 'test_efficientnet'", net("test_efficientnet"))
+
+
+def test_same_architecture_other_weights(saved):
+    model = net("basic")
+    with torch.no_grad():
+        model.conv1[0].weight.view(-1)[0] += 1e-3
+    refused(saved[0], "trained on other weights of 'test_resnet'", model)
+
+
+def test_wrong_number_of_classes(saved):
+    refused(saved[0], r"fc.bias has shape \(5,\) in the file and \(4,\).*num_classes", net("basic", num_classes=4))
+
+
+def test_nothing_to_save(tmp_path):
+    with pytest.raises(ValueError, match="nothing to save"):
+        minica.save_adapter(net("basic"), tmp_path)
+
+
+def test_no_write_access(saved, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="cannot write an adapter to .*file"):
+        minica.save_adapter(saved[1], tmp_path / "file" / "adapter")
+
+
+def test_a_failed_write_keeps_the_old_file(saved, monkeypatch):
+    folder, model = saved
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(ValueError, match="No space left"):
+        minica.save_adapter(disturb(model), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
