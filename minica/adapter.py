@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .counting import Kernel, bottleneck_width
 
-FORMS = ("depthwise", "regular", "linear")
+FORMS = ("depthwise", "regular", "linear", "spatial")
 
 
 def _kaiming(conv: nn.Conv2d) -> None:
@@ -44,7 +44,8 @@ class ConvAdapter(nn.Module):
         compression: gamma, at least 1.  The bottleneck has :func:`~minica.counting.bottleneck_width` channels.
         act_layer: the activation between the two convolutions; the paper takes the backbone's.
         dilation: the dilation of the adapted convolution.
-        form: ``"depthwise"`` (the paper's choice), or Table 5's ``"regular"`` and ``"linear"`` down-projections.
+        form: ``"depthwise"`` (the paper's choice), or one of Table 5's ablations: a ``"regular"`` or ``"linear"`` (1x1)
+            down-projection, or ``"spatial"``: at half the resolution, as TinyTL does, and enlarged again.
         init: ``"identity"`` (the up-projection starts at zero, so the backbone's output does not change) or one of the
             published code's: ``"kaiming"``, ``"trunc_normal"``, ``"torch"``.
         same_padding: align the kernel as TensorFlow does, for hosts that carry TensorFlow's weights.
@@ -82,7 +83,7 @@ class ConvAdapter(nn.Module):
             1 if form == "linear" else kernel_size,
             stride,
             dilation=dilation,
-            groups=width if form == "depthwise" else 1,
+            groups=width if form in ("depthwise", "spatial") else 1,
             device=device,
             dtype=dtype,
         )
@@ -103,6 +104,13 @@ class ConvAdapter(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """What to add to a map of ``size`` = (height, width); without it, ``ceil(input / stride)``."""
+        if self.form == "spatial":
+            size = size or tuple(-(-length // step) for length, step in zip(x.shape[-2:], self.down.stride, strict=True))
+            half = (-(-size[0] // 2), -(-size[1] // 2))
+            return F.interpolate(self._delta(F.avg_pool2d(x, 2, ceil_mode=True), half), size)
+        return self._delta(x, size)
+
+    def _delta(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         hidden = self.act(self._down(x, size))
         # alpha * up(h), with alpha folded into the 1x1 kernel: the same mathematics, one map less to keep for backward,
         # and under bf16 autocast the float32 alpha does not promote the feature map.

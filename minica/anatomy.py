@@ -108,7 +108,7 @@ class Part:
     """A block or a unit of one network: where it begins, where it ends, and what shapes it had there."""
 
     name: str  # dotted, as in ``model.get_submodule(name)``
-    kind: str  # "unit", "block", "downsample" or "pool"
+    kind: str  # "unit", "block", "stage", "downsample" or "pool"
     host: str  # the module that the adapter is registered under
     begin: Place
     end: Place
@@ -139,6 +139,7 @@ def anatomy(model: nn.Module) -> list[Part]:
         if row is not None:
             found += _from_row(name, module, row)
     found += _from_run(run, {part["name"] for part in found if part["kind"] == "block"})
+    found += _stages([part for part in found if part["kind"] == "block"])
     shapes = _shapes(run)
     parts = [_measured(part, shapes) for part in found if part["begin"] in shapes and part["end"] in shapes]
     if not parts:
@@ -196,6 +197,24 @@ def _block(name: str, units: list[dict], host: str | None = None) -> list[dict]:
     geometry = {key: widest[key] for key in ("kernel_size", "dilation", "same_padding")}
     host = name if host is None else host
     return [dict(geometry, name=name, kind="block", host=host, begin=Place(name, "input"), end=Place(name, "output"))]
+
+
+def _stages(blocks: list[dict]) -> list[dict]:
+    """Runs of blocks with the same parent, from the first one's input to the last one's output (Table 5's ablation)."""
+    stages: dict[str, list[dict]] = {}
+    for block in blocks:
+        stages.setdefault(block["name"].rpartition(".")[0], []).append(block)
+    return [
+        dict(
+            max(members, key=lambda block: kernel_area(block["kernel_size"])),
+            name=name,
+            kind="stage",
+            host=members[-1]["host"],
+            begin=members[0]["begin"],
+            end=members[-1]["end"],
+        )
+        for name, members in stages.items()
+    ]
 
 
 def _from_run(run: Trace, known: set[str]) -> list[dict]:

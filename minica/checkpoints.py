@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import backbone_name
-from .schemes import adapt, sites
+from .schemes import adapt, attachments, sites
 from .tracing import skeleton
-from .tuning import tune
+from .tuning import train_norms, tune
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1
@@ -45,7 +45,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 def backbone_fingerprint(model: nn.Module, trained: set[str]) -> str:
     """A SHA-256 over every tensor that is not trained: two backbones agree only if their weights do, bit for bit."""
     digest = hashlib.sha256()
-    ours = tuple(f"{name}." for name, _ in sites(model))
+    ours = tuple(f"{name}." for name in attachments(model))
     for key, value in model.state_dict().items():
         if key not in trained and not key.startswith(ours):
             digest.update(key.encode())
@@ -98,11 +98,11 @@ def _how(model: nn.Module) -> tuple[str, dict]:
         raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
     method = state.get("method", "conv_adapter")
     if method != "conv_adapter":
-        return method, {}
+        return method, {**state["options"], "norms": state["norms"]}
     active = next(site.active for _, site in sites(model))
     if active is None:
         raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
-    return method, {**state["adapters"][active], "name": active}
+    return method, {**state["adapters"][active], "name": active, "norms": state.get("norms", "none")}
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
@@ -204,9 +204,12 @@ def file_key(model: nn.Module, key: str) -> str:
 
 def _attach(model: nn.Module, config: dict, name: str | None) -> nn.Module:
     options = dict(config["options"])
-    if config["method"] == "conv_adapter":
-        return adapt(model, **{**options, "name": name or options["name"]})
-    return tune(model, config["method"], **options)
+    if config["method"] != "conv_adapter":
+        return tune(model, config["method"], **options)
+    norms = options.pop("norms")
+    adapt(model, **{**options, "name": name or options["name"]})  # unlike tune, beside what the model already holds
+    train_norms(model, norms)
+    return model
 
 
 def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], folder: Path) -> None:

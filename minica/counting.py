@@ -44,12 +44,13 @@ def adapter_parameters(
     with ``w = bottleneck_width(C_in, gamma)``.  The paper's Table 9 leaves the biases out; its other tables are reproduced
     only with them.
 
-    ``form`` is the ablation of Table 5: ``"depthwise"``, ``"regular"`` (an ungrouped K x K down-projection) or ``"linear"``
-    (an ungrouped 1x1 one).
+    ``form`` is the ablation of Table 5: ``"depthwise"``, ``"regular"`` (an ungrouped K x K down-projection), ``"linear"`` (an
+    ungrouped 1x1 one) or ``"spatial"`` (depth-wise, at half the resolution).
     """
     width = bottleneck_width(in_channels, compression)
     down = {
         "depthwise": kernel_area(kernel_size) * in_channels,
+        "spatial": kernel_area(kernel_size) * in_channels,
         "regular": kernel_area(kernel_size) * in_channels * width,
         "linear": in_channels * width,
     }[form]
@@ -72,6 +73,8 @@ def adapter_macs(
     """
     width = bottleneck_width(in_channels, compression)
     weights = adapter_parameters(in_channels, out_channels, kernel_size=kernel_size, compression=compression, form=form)
+    if form == "spatial":
+        out_size = (-(-out_size[0] // 2), -(-out_size[1] // 2))
     return (weights - width - 2 * out_channels) * math.prod(out_size)
 
 

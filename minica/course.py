@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,18 +25,22 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any, ClassVar
 
 import nbformat
 import papermill
 import psutil
 import zmq
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-PRESETS = ("smoke", "laptop", "gpu", "paper")
+from .presets import PRESETS
+
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 MAX_BYTES = 250_000  # a committed notebook must open on GitHub and on a phone
 
@@ -138,6 +143,24 @@ def _folder(notebooks: str | Path | None) -> Path:
 # ---------------------------------------------------------------- running
 
 
+class ShellChannel(AsyncZMQSocketChannel):
+    """The channel that replies come on, which looks again every half second.
+
+    nbclient answers Output widgets through the very socket that it awaits the cell's reply on, and such a sending can
+    take away the wake-up of a reply that has just arrived.  Then a notebook with ``interact`` waits for ever, about one
+    run in twenty on a busy machine (nbclient's issue 312).
+    """
+
+    async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return await super().get_msg(max(0.0, min(0.5, end - time.monotonic())))
+            except Empty:
+                if time.monotonic() >= end:
+                    raise
+
+
 class _Kernel(AsyncKernelManager):
     """A kernel of this very interpreter that imports this ``minica``; its peak memory is noted before it ends."""
 
@@ -154,6 +177,11 @@ class _Kernel(AsyncKernelManager):
         package = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         await super().start_kernel(env=ENVIRONMENT | os.environ | {"PYTHONPATH": path}, **arguments)
+
+    def client(self, **arguments: Any) -> AsyncKernelClient:
+        client = super().client(**arguments)
+        client.shell_channel_class = ShellChannel
+        return client
 
     async def shutdown_kernel(self, **arguments: Any) -> None:
         _Kernel.last_peak = _peak_memory(self.provisioner.pid)

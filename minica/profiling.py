@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .anatomy import classifier_names
-from .schemes import adapters, sites
+from .schemes import adapters, attachments, sites
 from .tracing import blank_image
 
 
@@ -22,7 +22,7 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
         three); ``macs``: multiply-accumulates of convolutions, matrix products and attention for one image, by PyTorch's own
         FLOP counter, which counts two a multiply-accumulate.
     """
-    ours = tuple(f"{name}." for name, _ in sites(model))
+    ours = tuple(f"{name}." for name in attachments(model))
     heads = tuple(f"{name}." for name in classifier_names(model))
     numbers = dict(trainable=0, total=0, backbone=0, adapters=0, head=0)
     for key, weight in model.named_parameters():

@@ -19,7 +19,7 @@ from .tracing import skeleton
 class Scheme(NamedTuple):
     """What is adapted, and which end of it the adapter reads.  Every scheme writes to the part's output."""
 
-    part: str  # "unit" or "block"
+    part: str  # "unit" or "block" (or "stage")
     reads: str  # "input": in parallel, with the part's stride.  "output": in sequence, with stride 1.
 
 
@@ -30,6 +30,8 @@ SCHEMES = {
     "residual_parallel": Scheme("block", "input"),
     "residual_sequential": Scheme("block", "output"),
 }
+# Section 3.4 argues against adapting whole stages, and Table 5 measures it.
+ABLATIONS = {"stage_parallel": Scheme("stage", "input")}
 
 
 class UnsupportedScheme(ValueError):
@@ -39,7 +41,11 @@ class UnsupportedScheme(ValueError):
 # ---------------------------------------------------------------- reading and writing
 
 
-class Site(nn.ModuleDict):
+class Attachment:
+    """What :func:`detach` removes: a module that was added to the backbone and whose bound methods are its hooks."""
+
+
+class Site(Attachment, nn.ModuleDict):
     """The adapters of one part, one a name, and the two places of the running network that they hang on.
 
     It is a child of the part's module, so that its parameters add keys and change none, and its hooks are bound methods, so
@@ -125,11 +131,11 @@ def adapt(
 
     Args:
         model: a ConvNet of timm, or any network whose blocks :mod:`minica.anatomy` knows.
-        scheme: one of :data:`SCHEMES`.
+        scheme: one of :data:`SCHEMES`, or the ablation ``"stage_parallel"``.
         compression: the paper's gamma, at least 1.
         kernel_size: the paper's K; ``None`` takes each unit's own.  Down-sampling convolutions keep theirs.
         name: what this set of adapters is called; a second set needs another name and becomes the active one.
-        form: ``"depthwise"``, or the ablations ``"regular"`` and ``"linear"`` (Table 5).
+        form: ``"depthwise"``, or one of Table 5's ablations ``"regular"``, ``"linear"`` and ``"spatial"``.
         init: ``"identity"`` starts from the backbone's own output; ``"published"`` as the published code does, family by
             family; or one of :data:`minica.adapter.INITS`.
 
@@ -140,14 +146,14 @@ def adapt(
         ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot.
         UnsupportedBackbone: if the network has no part that the scheme adapts.  In each case the model is left untouched.
     """
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES | ABLATIONS:
         raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"an adapter's name becomes part of its keys: letters, digits and _ only, got {name!r}.")
     if name in adapter_names(model):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
     bottleneck_width(1, compression)  # raises for a compression below 1, before anything is touched
-    parts = anatomy(detach(skeleton(model)) if adapter_names(model) else model)
+    parts = plain_anatomy(model)
     chosen = _parts_of(parts, scheme, model)
     adapters = [
         ConvAdapter(
@@ -164,7 +170,7 @@ def adapt(
     freeze(model)
     for part, adapter in zip(chosen, adapters, strict=True):
         host = model.get_submodule(part.host)
-        child = "residual_adapter" if part.kind == "block" else "conv_adapter"
+        child = {"block": "residual_adapter", "stage": "stage_adapter"}.get(part.kind, "conv_adapter")
         site = getattr(host, child, None)
         if site is None:
             site = Site(part)
@@ -181,9 +187,14 @@ def adapt(
     return model
 
 
+def plain_anatomy(model: nn.Module) -> list[Part]:
+    """The :func:`~minica.anatomy.anatomy` of the backbone alone, whatever is attached to it."""
+    return anatomy(detach(skeleton(model)) if attachments(model) else model)
+
+
 def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:
     """What a scheme adapts: its units or blocks, and the parts between stages that belong to every scheme."""
-    wanted = SCHEMES[scheme].part
+    wanted = (SCHEMES | ABLATIONS)[scheme].part
     if not any(part.kind == wanted for part in parts):
         raise UnsupportedScheme(
             f"{type(model).__name__} has no residual {wanted}, so {scheme!r} has nothing to adapt; "
@@ -196,7 +207,7 @@ def _reads(part: Part, scheme: str) -> str:
     """Which end of a part the adapter reads: ConvNeXt's convolutions between stages are read in parallel but for one scheme."""
     if part.kind == "downsample":
         return "output" if scheme == "residual_sequential" else "input"
-    return SCHEMES[scheme].reads
+    return (SCHEMES | ABLATIONS)[scheme].reads
 
 
 def _shape(part: Part, scheme: str, kernel_size: int | None) -> dict:
@@ -228,7 +239,7 @@ def planned_parameters(
     parts: list[Part], scheme: str, compression: float, kernel_size: int | None = None, form: str = "depthwise"
 ) -> int:
     """How many parameters the adapters of a scheme would have on these parts, in closed form."""
-    wanted, total = SCHEMES[scheme].part, 0
+    wanted, total = (SCHEMES | ABLATIONS)[scheme].part, 0
     for part in parts:
         if part.kind in (wanted, "downsample", "pool"):
             shape = _shape(part, scheme, kernel_size)
@@ -247,7 +258,7 @@ HEAVY = 0.2  # adapters above this share of the backbone are hardly parameter-ef
 
 def _warn_if_heavy(model, parts, scheme, compression, kernel_size, form) -> None:
     backbone = sum(weight.numel() for weight in backbone_parameters(model))
-    counts = {other: planned_parameters(parts, other, compression, kernel_size, form) for other in SCHEMES}
+    counts = {other: planned_parameters(parts, other, compression, kernel_size, form) for other in {**SCHEMES, scheme: None}}
     if counts[scheme] > HEAVY * backbone:
         present = {part.kind for part in parts}
         cheaper = min((other for other in SCHEMES if SCHEMES[other].part in present), key=counts.__getitem__)
@@ -335,9 +346,14 @@ def _unhook(hooks: dict, unwanted) -> None:
         del hooks[key]
 
 
+def attachments(model: nn.Module) -> list[str]:
+    """Dotted names of all that was added to the backbone."""
+    return [name for name, module in model.named_modules() if isinstance(module, Attachment)]
+
+
 def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Every parameter that is neither an adapter's nor the classifier's."""
-    ours = tuple(f"{name}." for name, _ in sites(model)) + tuple(f"{name}." for name in classifier_names(model))
+    """Every parameter that is neither added nor the classifier's."""
+    ours = tuple(f"{name}." for name in attachments(model)) + tuple(f"{name}." for name in classifier_names(model))
     return (weight for key, weight in model.named_parameters() if not key.startswith(ours or ("\0",)))
 
 
@@ -348,14 +364,17 @@ def detach(model: nn.Module) -> nn.Module:
     """
     for module in list(model.modules()):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Site))
+            _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Attachment))
         if isinstance(module, _NormBase) and _evaluate in module._forward_pre_hooks.values():
             release_statistics(module)
             module.training = model.training
-    for name, _ in list(sites(model)):
+    for name in attachments(model):
         host, _, child = name.rpartition(".")
         delattr(model.get_submodule(host), child)
-    before = model.__dict__.pop("_minica", {}).get("requires_grad", {})
+    state = model.__dict__.pop("_minica", {})
+    for name in state.get("added_biases", ()):
+        model.get_submodule(name).bias = None
+    before = state.get("requires_grad", {})
     for key, weight in model.named_parameters():
         weight.requires_grad_(before.get(key, weight.requires_grad))
     return model

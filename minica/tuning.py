@@ -2,79 +2,168 @@
 
 from __future__ import annotations
 
-from torch import nn
+import inspect
+from collections.abc import Callable
 
-from .anatomy import anatomy, classifier_names
-from .schemes import adapt, detach, freeze, hold_statistics
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+from .anatomy import UnsupportedBackbone, classifier_names
+from .schemes import Attachment, adapt, detach, freeze, hold_statistics, plain_anatomy
+from .tracing import SHORTCUTS, input_shape
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def _full(model: nn.Module) -> None:
-    """Every parameter, and every statistic of its normalisation layers."""
-    freeze(model)  # only to remember what it was
+def full(model: nn.Module) -> None:
+    """Every parameter, and the statistics of every normalisation layer."""
+    freeze(model)  # to remember what it was
     for weight in model.parameters():
         weight.requires_grad_(weight.is_floating_point())
-    hold_statistics(model)  # nothing is frozen now, so nothing is held
 
 
-def _linear(model: nn.Module) -> None:
+def linear(model: nn.Module) -> None:
     """The classifier."""
     freeze(model)
-    _train_classifier(model)
 
 
-def _bias(model: nn.Module) -> None:
-    """The classifier, and every bias the backbone has."""
+def bias(model: nn.Module) -> None:
+    """The classifier and every bias; convolutions of blocks that have none get one of zeros."""
     freeze(model)
+    for name, conv in _block_convolutions(model):
+        if conv.bias is None:
+            weight = conv.weight
+            conv.bias = nn.Parameter(torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype))
+            model._minica.setdefault("added_biases", []).append(name)
     for key, weight in model.named_parameters():
-        weight.requires_grad_(key.endswith("bias"))
-    _train_classifier(model)
+        weight.requires_grad_(key.rpartition(".")[2] == "bias")
 
 
-def _norm(model: nn.Module) -> None:
-    """The classifier, and every normalisation layer: weights, biases and, since the layer trains, its statistics."""
+def norm(model: nn.Module) -> None:
+    """The classifier and every normalisation layer: its weight, its bias and, since it trains, its statistics."""
     freeze(model)
     for module in model.modules():
         if isinstance(module, NORMS):
-            for weight in module.parameters(recurse=False):
-                weight.requires_grad_(True)
-    _train_classifier(model)
+            module.requires_grad_(True)
 
 
-def _conv_adapter(model: nn.Module, **options) -> None:
-    """The classifier, and a Conv-Adapter at every unit or block."""
+def prompt(model: nn.Module, size: int = 10, image_size: int | None = None) -> None:
+    """The classifier and a learnable frame of ``size`` pixels that is added to every (normalised) image."""
+    height, width = input_shape(model)[1:] if image_size is None else (image_size, image_size)
+    if not 1 <= size <= min(height, width) // 2:
+        raise ValueError(f"a prompt's size must be from 1 to {min(height, width) // 2} pixels, half the image, got {size!r}.")
+    freeze(model)
+    weight = next(model.parameters())
+    model.prompt = Prompt(size, (height, width)).to(device=weight.device, dtype=weight.dtype)
+    model.register_forward_pre_hook(model.prompt.frame)
+
+
+def conv_adapter(model: nn.Module, **options) -> None:
+    """The classifier and a Conv-Adapter at every unit or block; the options of :func:`minica.adapt`."""
     adapt(model, **options)
 
 
-METHODS = {"full": _full, "linear": _linear, "bias": _bias, "norm": _norm, "conv_adapter": _conv_adapter}
+def residual_adapter(model: nn.Module) -> None:
+    """The classifier and a 1x1 convolution beside every convolution of every block (Rebuffi et al. 2018)."""
+    freeze(model)
+    for _, conv in list(_block_convolutions(model)):
+        conv.residual_adapter = ResidualAdapter(conv)
+        conv.register_forward_hook(conv.residual_adapter.add)
 
 
-def tune(model: nn.Module, method: str, **options) -> nn.Module:
+METHODS: dict[str, Callable] = {
+    method.__name__: method for method in (full, linear, bias, norm, prompt, conv_adapter, residual_adapter)
+}
+TRAINED_NORMS = ("none", "final", "all")
+FINAL_NORMS = ("norm", "head.norm", "fc_norm")  # what timm calls the layer before the classifier
+
+
+def tune(model: nn.Module, method: str, *, norms: str = "none", **options) -> nn.Module:
     """Prepare ``model`` for training by ``method``, in place: what trains, what is added, what is frozen.
 
     Starts from the plain backbone: whatever an earlier call attached is detached first.
 
     Args:
         method: one of :data:`METHODS`.
-        options: of the method; ``"conv_adapter"`` takes those of :func:`minica.adapt`.
+        norms: which normalisation layers train as well.  The paper's text says ``"none"``; its code trains every layer with
+            *norm* in its name, ``"all"``, which in a ResNet is the ``"final"`` one before the classifier.
+        options: of the method: ``size`` and ``image_size`` of a ``"prompt"``, in pixels; for ``"conv_adapter"`` those of
+            :func:`minica.adapt`.
 
     Raises:
         ValueError: for an unknown method or option.
+        UnsupportedBackbone: if the method needs convolutional blocks and there are none.  In each case the model is untouched.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
-    if options and method != "conv_adapter":
-        raise ValueError(f"{method!r} takes no options, got {', '.join(options)}.")
-    if method == "conv_adapter":
-        anatomy(model)  # refuses a network that cannot be adapted before anything is detached
+    if norms not in TRAINED_NORMS:
+        raise ValueError(f"unknown norms {norms!r}; choose one of {', '.join(TRAINED_NORMS)}.")
+    accepted = inspect.signature(adapt if method == "conv_adapter" else METHODS[method]).parameters.keys() - {"model"}
+    if unknown := options.keys() - accepted:
+        known = ", ".join(sorted(accepted)) or "no options"
+        raise ValueError(f"{method!r} takes {known}; got {', '.join(sorted(unknown))}.")
+    if method in ("bias", "conv_adapter", "residual_adapter"):
+        plain_anatomy(model)  # refuses a network without blocks before anything is detached
     detach(model)
     METHODS[method](model, **options)
-    model._minica["method"] = method
+    model._minica |= {"method": method, "norms": norms, "options": options}
+    for name in classifier_names(model):
+        model.get_submodule(name).requires_grad_(True)
+    train_norms(model, norms)
     return model
 
 
-def _train_classifier(model: nn.Module) -> None:
-    for name in classifier_names(model):
-        model.get_submodule(name).requires_grad_(True)
+def train_norms(model: nn.Module, norms: str) -> None:
+    """Train the normalisation layers that ``norms`` names (see :func:`tune`), and hold the statistics of all others."""
+    for name, module in model.named_modules():
+        wanted = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
+        if wanted and isinstance(module, NORMS):
+            module.requires_grad_(True)
     hold_statistics(model)
+
+
+def _block_convolutions(model: nn.Module):
+    """Every convolution inside a block, off its shortcut: (name, module)."""
+    parts = plain_anatomy(model)
+    blocks = tuple(f"{part.name}." for part in parts if part.kind == "block")
+    if not blocks:
+        raise UnsupportedBackbone(f"{type(model).__name__} has no residual blocks, and this method changes their convolutions.")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and name.startswith(blocks) and not any(word in name for word in SHORTCUTS):
+            yield name, module
+
+
+class Prompt(Attachment, nn.Module):
+    """A learnable frame inside the image: ``12 p (S - p)`` numbers for p pixels of an S x S image, one frame for all images."""
+
+    def __init__(self, size: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        height, width = image_size
+        self.top, self.bottom = (nn.Parameter(torch.randn(3, size, width)) for _ in range(2))
+        self.left, self.right = (nn.Parameter(torch.randn(3, height - 2 * size, size)) for _ in range(2))
+
+    def frame(self, model: nn.Module, args: tuple) -> tuple:
+        images = args[0]
+        size, (height, width) = self.top.shape[1], images.shape[-2:]
+        if (self.left.shape[1] + 2 * size, self.top.shape[2]) != (height, width):
+            raise ValueError(
+                f"the prompt frames images of {self.left.shape[1] + 2 * size} x {self.top.shape[2]} pixels, got {height} x "
+                f"{width}; tune with image_size={max(height, width)}."
+            )
+        centre = self.left.new_zeros(3, height - 2 * size, width - 2 * size)
+        frame = torch.cat([self.top, torch.cat([self.left, centre, self.right], 2), self.bottom], 1)
+        return (images + frame.to(images.dtype), *args[1:])
+
+
+class ResidualAdapter(Attachment, nn.Conv2d):
+    """A 1x1 convolution with the host's channels and stride whose output is added to the host's; it starts at zero."""
+
+    def __init__(self, host: nn.Conv2d) -> None:
+        weight = host.weight
+        channels = (host.in_channels, host.out_channels)
+        super().__init__(*channels, 1, host.stride, bias=False, device=weight.device, dtype=weight.dtype)
+        nn.init.zeros_(self.weight)
+
+    def add(self, host: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return output + self(args[0])[..., : output.shape[-2], : output.shape[-1]]

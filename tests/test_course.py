@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import io
 import json
 import os
 import sys
+import time
 
 import nbformat
 import pytest
+import zmq.asyncio
+from jupyter_client.session import Session
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from minica.__main__ import main
-from minica.course import MAX_BYTES, find, scan, tagged_text, unpublishable
+from minica.course import MAX_BYTES, ShellChannel, find, scan, tagged_text, unpublishable
 
 pytestmark = pytest.mark.xdist_group("course")  # the runs below are shared by the tests of this file
 
@@ -159,6 +163,30 @@ def test_a_dead_kernel_and_a_broken_file(failing):
     assert "os._exit(9)" in died and died.endswith("DeadKernelError: Kernel died")
     assert skipped.startswith("not executed: ")
     assert faults(text, "06_broken")[0].startswith("NotJSONError")
+
+
+def test_a_reply_is_not_missed_while_widgets_are_answered():
+    session = Session(key=b"secret")
+
+    async def reply_while_sending():
+        kernel = zmq.Context.instance().socket(zmq.ROUTER)
+        socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        socket.connect(f"tcp://127.0.0.1:{kernel.bind_to_random_port('tcp://127.0.0.1')}")
+        channel = ShellChannel(socket, session)  # jupyter_client's own AsyncZMQSocketChannel waits for ever here
+        try:
+            channel.send(session.msg("execute_request"))
+            client, *_ = kernel.recv_multipart()
+            waiting = asyncio.create_task(channel.get_msg())
+            await asyncio.sleep(0.1)  # it waits now
+            session.send(kernel, "execute_reply", ident=client)
+            time.sleep(0.2)  # the reply is here, and nobody has looked yet
+            channel.send(session.msg("comm_msg"))  # as nbclient does for an Output widget
+            return (await asyncio.wait_for(waiting, 10))["msg_type"]
+        finally:
+            socket.close(0)
+            kernel.close(0)
+
+    assert asyncio.run(reply_while_sending()) == "execute_reply"
 
 
 def test_an_early_exit_is_not_a_success():
