@@ -4,8 +4,9 @@ from . import data
 from .adapter import ConvAdapter
 from .backbones import create_backbone, normalization
 from .checkpoints import load_adapter, save_adapter
+from .freezing import detach
 from .profiling import count
-from .schemes import SCHEMES, adapt, adapters, detach, switch
+from .schemes import SCHEMES, adapt, adapters, switch
 from .training import evaluate, fit, predict
 from .tuning import METHODS, tune
 

@@ -30,6 +30,18 @@ def _records(args: argparse.Namespace) -> int:
     return 0
 
 
+def _survey(args: argparse.Namespace) -> int:
+    import timm
+
+    from .survey import summary, survey
+
+    chosen = [name for pattern in args.patterns or ["*"] for name in timm.list_models(pattern)]
+    if not chosen:
+        raise ValueError(f"no architecture of timm matches {' '.join(args.patterns)}.")
+    print(summary(survey(chosen)))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m minica", description="Conv-Adapter: the course and its tools.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -47,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
     records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all)")
     records.set_defaults(work=_records)
+
+    survey = commands.add_parser("survey", help="adapt every architecture of timm and check each (hours; it resumes)")
+    survey.add_argument("patterns", nargs="*", metavar="PATTERN", help="only these, such as 'resnet*' (default: all)")
+    survey.set_defaults(work=_survey)
 
     for command in (course, lab):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")

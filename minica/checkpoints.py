@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import backbone_name
-from .schemes import adapt, attachments, sites
+from .freezing import attachments
+from .schemes import adapt, sites
 from .tracing import skeleton
 from .tuning import train_norms, tune
 

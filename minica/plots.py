@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .counting import adapter_macs, adapter_parameters, bottleneck_width
+
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {"Linear probe": "#56B4E9", "Conv-Adapter": "#D55E00", "Full fine-tuning": "#009E73"}
 GREY = "#666666"
@@ -81,4 +83,36 @@ def decisions(scores: Tensor, labels: Tensor, threshold: float, classes: Sequenc
     right.set_xticks((0, 1), [f"said {name}" for name in classes], fontsize=9)
     right.set_yticks((0, 1), [f"is {name}" for name in classes], fontsize=9)
     right.spines[:].set_visible(False)
+    return figure
+
+
+def adapter_drawing(in_channels: int, out_channels: int, kernel_size: int, compression: int, size: int) -> Figure:
+    """A Conv-Adapter drawn to scale in channels, with its parameters, multiply-accumulates and field of view."""
+    width = bottleneck_width(in_channels, compression)
+    shape = dict(kernel_size=kernel_size, compression=compression)
+    parameters = adapter_parameters(in_channels, out_channels, **shape)
+    macs = adapter_macs(in_channels, out_channels, (size, size), **shape)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), width_ratios=(3, 1), layout="constrained")
+    tallest = max(in_channels, out_channels)
+    columns = [(0, in_channels, "x"), (1, width, "down, act"), (2, out_channels, "up")]
+    for x, channels, label in columns:
+        left.add_patch(plt.Rectangle((x - 0.06, -channels / 2), 0.12, channels, color=COLOURS["Conv-Adapter"], alpha=0.8))
+        left.text(x, channels / 2 + tallest * 0.03, f"{label}\n{channels}", ha="center", va="bottom")
+    for group in range(width):  # each bottleneck channel sees its own group of input channels, every output all of them
+        low, high = -in_channels / 2 + in_channels / width * group, -in_channels / 2 + in_channels / width * (group + 1)
+        y = -width / 2 + group + 0.5
+        left.fill([0.06, 0.06, 0.94], [low, high, y], color=GREY, alpha=0.25, linewidth=0)
+        left.fill([1.06, 1.94, 1.94], [y, -out_channels / 2, out_channels / 2], color=GREY, alpha=0.6 / width, linewidth=0)
+    left.set(xlim=(-0.3, 2.3), ylim=(-tallest * 0.55, tallest * 0.8))
+    left.axis("off")
+    left.set_title(f"{parameters:,} parameters, {macs / 1e6:.1f} million multiply-accumulates at {size} x {size}", fontsize=11)
+    grid = np.zeros((9, 9))
+    reach = kernel_size // 2
+    grid[4 - reach : 4 + reach + 1, 4 - reach : 4 + reach + 1] = 1
+    right.imshow(grid, cmap="Oranges", vmin=0, vmax=1.6)
+    right.set_xticks(np.arange(-0.5, 9), [])
+    right.set_yticks(np.arange(-0.5, 9), [])
+    right.grid(color="white")
+    right.tick_params(length=0)
+    right.set_title(f"one output sees {kernel_size} x {kernel_size}", fontsize=11)
     return figure

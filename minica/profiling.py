@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .anatomy import classifier_names
-from .schemes import adapters, attachments, sites
+from .freezing import attachments
+from .schemes import adapters, sites
 from .tracing import blank_image
 
 

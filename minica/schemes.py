@@ -1,4 +1,4 @@
-"""Attach, detach, switch: a scheme is where you read and where you write."""
+"""Attach and switch: a scheme is where you read and where you write."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from .adapter import ConvAdapter
 from .anatomy import Part, anatomy, classifier_names
 from .counting import adapter_parameters, bottleneck_width
+from .freezing import Attachment, attachments, backbone_parameters, detach, freeze
 from .tracing import skeleton
 
 
@@ -39,10 +39,6 @@ class UnsupportedScheme(ValueError):
 
 
 # ---------------------------------------------------------------- reading and writing
-
-
-class Attachment:
-    """What :func:`detach` removes: a module that was added to the backbone and whose bound methods are its hooks."""
 
 
 class Site(Attachment, nn.ModuleDict):
@@ -307,79 +303,3 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
         for other, adapter in site.items():
             adapter.requires_grad_(other == name)
     return model
-
-
-# ---------------------------------------------------------------- freezing and undoing
-
-
-def freeze(model: nn.Module) -> None:
-    """Freeze every parameter, and hold every normalisation layer's statistics; :func:`detach` undoes it."""
-    if not hasattr(model, "_minica"):
-        before = {key: weight.requires_grad for key, weight in model.named_parameters()}
-        model._minica = {"requires_grad": before, "adapters": {}}
-    for _, weight in model.named_parameters():
-        weight.requires_grad_(False)
-    hold_statistics(model)
-
-
-def hold_statistics(model: nn.Module) -> None:
-    """Keep every normalisation layer whose own weights are all frozen in evaluation mode, whatever ``train()`` says."""
-    for module in model.modules():
-        if isinstance(module, _NormBase):
-            release_statistics(module)
-            if not any(weight.requires_grad for weight in module.parameters(recurse=False)):
-                module.register_forward_pre_hook(_evaluate)
-
-
-def _evaluate(module: nn.Module, args: tuple) -> None:
-    if module.training:
-        module.training = False
-
-
-def release_statistics(module: nn.Module) -> None:
-    """Undo :func:`hold_statistics` for one layer."""
-    _unhook(module._forward_pre_hooks, lambda hook: hook is _evaluate)
-
-
-def _unhook(hooks: dict, unwanted) -> None:
-    for key in [key for key, hook in hooks.items() if unwanted(hook)]:
-        del hooks[key]
-
-
-def attachments(model: nn.Module) -> list[str]:
-    """Dotted names of all that was added to the backbone."""
-    return [name for name, module in model.named_modules() if isinstance(module, Attachment)]
-
-
-def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Every parameter that is neither added nor the classifier's."""
-    ours = tuple(f"{name}." for name in attachments(model)) + tuple(f"{name}." for name in classifier_names(model))
-    return (weight for key, weight in model.named_parameters() if not key.startswith(ours or ("\0",)))
-
-
-def detach(model: nn.Module) -> nn.Module:
-    """Remove every adapter and hook and restore every ``requires_grad``: the backbone, as it was.  The classifier stays.
-
-    A model that was never adapted comes back unchanged.
-    """
-    for module in list(model.modules()):
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Attachment))
-        if isinstance(module, _NormBase) and _evaluate in module._forward_pre_hooks.values():
-            release_statistics(module)
-            module.training = model.training
-    for name in attachments(model):
-        host, _, child = name.rpartition(".")
-        delattr(model.get_submodule(host), child)
-    state = model.__dict__.pop("_minica", {})
-    for name in state.get("added_biases", ()):
-        model.get_submodule(name).bias = None
-    before = state.get("requires_grad", {})
-    for key, weight in model.named_parameters():
-        weight.requires_grad_(before.get(key, weight.requires_grad))
-    return model
-
-
-def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that an optimiser should see, by key."""
-    return {key: weight for key, weight in model.named_parameters() if weight.requires_grad}

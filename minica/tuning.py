@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .anatomy import UnsupportedBackbone, classifier_names
-from .schemes import Attachment, adapt, detach, freeze, hold_statistics, plain_anatomy
+from .freezing import Attachment, detach, freeze, hold_statistics
+from .schemes import adapt, plain_anatomy
 from .tracing import SHORTCUTS, input_shape
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)

@@ -1,0 +1,82 @@
+"""How is a backbone frozen, and how is it given back as it was?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .anatomy import classifier_names
+
+
+class Attachment:
+    """What :func:`detach` removes: a module that was added to the backbone and whose bound methods are its hooks."""
+
+
+def attachments(model: nn.Module) -> list[str]:
+    """Dotted names of all that was added to the backbone."""
+    return [name for name, module in model.named_modules() if isinstance(module, Attachment)]
+
+
+def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Every parameter that is neither added nor the classifier's."""
+    ours = tuple(f"{name}." for name in attachments(model)) + tuple(f"{name}." for name in classifier_names(model))
+    return (weight for key, weight in model.named_parameters() if not key.startswith(ours))
+
+
+def freeze(model: nn.Module) -> None:
+    """Freeze every parameter, and hold every normalisation layer's statistics; :func:`detach` undoes it."""
+    if not hasattr(model, "_minica"):
+        before = {key: weight.requires_grad for key, weight in model.named_parameters()}
+        model._minica = {"requires_grad": before, "adapters": {}}
+    for _, weight in model.named_parameters():
+        weight.requires_grad_(False)
+    hold_statistics(model)
+
+
+def hold_statistics(model: nn.Module) -> None:
+    """Keep every normalisation layer whose own weights are all frozen in evaluation mode, whatever ``train()`` says."""
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            release_statistics(module)
+            if not any(weight.requires_grad for weight in module.parameters(recurse=False)):
+                module.register_forward_pre_hook(_evaluate)
+
+
+def _evaluate(module: nn.Module, args: tuple) -> None:
+    if module.training:
+        module.training = False
+
+
+def release_statistics(module: nn.Module) -> None:
+    """Undo :func:`hold_statistics` for one layer."""
+    _unhook(module._forward_pre_hooks, lambda hook: hook is _evaluate)
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Remove every adapter and hook and restore every ``requires_grad``: the backbone, as it was.  The classifier stays.
+
+    A model that was never adapted comes back unchanged.
+    """
+    for module in list(model.modules()):
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Attachment))
+        if isinstance(module, _NormBase) and _evaluate in module._forward_pre_hooks.values():
+            release_statistics(module)
+            module.training = model.training
+    for name in attachments(model):
+        host, _, child = name.rpartition(".")
+        delattr(model.get_submodule(host), child)
+    state = model.__dict__.pop("_minica", {})
+    for name in state.get("added_biases", ()):
+        model.get_submodule(name).bias = None
+    before = state.get("requires_grad", {})
+    for key, weight in model.named_parameters():
+        weight.requires_grad_(before.get(key, weight.requires_grad))
+    return model
+
+
+def _unhook(hooks: dict, unwanted: Callable) -> None:
+    for key in [key for key, hook in hooks.items() if unwanted(hook)]:
+        del hooks[key]

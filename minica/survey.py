@@ -1,0 +1,130 @@
+"""Is it true of every architecture?  The whole of timm's registry, adapted in every scheme, one row an architecture."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .anatomy import UnsupportedBackbone
+from .experiments import RESULTS, records, write_records
+from .freezing import detach
+from .schemes import SCHEMES, UnsupportedScheme, adapt, adapters, plain_anatomy
+from .tracing import blank_image
+
+SIZES = (64, 96, 128, 192, None)  # the smallest image that a network accepts is enough to check it; None is its own
+NUMERIC_LIMIT = 120_000_000  # above so many parameters only shapes, counts and keys are checked
+
+
+def examine(architecture: str) -> dict:
+    """Adapt one architecture in every scheme and check what must hold.
+
+    Returns:
+        A row: ``architecture``, ``family`` (timm's file), ``parameters``, ``units`` and ``blocks`` found, ``verdict``
+        (``"adapted"``, ``"units only"``, ``"refused"`` or ``"failed"``) with its ``reason``, ``seconds``, and under ``schemes``
+        for each scheme the number of ``adapters``, whether the backbone's ``keys`` stayed, and, where the network is not too
+        large to run, whether the ``identity`` start was exact and every adapter had finite non-zero ``gradients``.
+    """
+    started = time.perf_counter()
+    with torch.device("meta"):
+        model = timm.create_model(architecture, num_classes=10)
+    family = type(model).__module__.rpartition(".")[2]
+    row = dict(architecture=architecture, family=family, parameters=sum(w.numel() for w in model.parameters()), schemes={})
+    try:
+        kinds = Counter(part.kind for part in plain_anatomy(model))
+        row |= dict(units=kinds["unit"], blocks=kinds["block"], reason="")
+        numeric = row["parameters"] <= NUMERIC_LIMIT
+        if numeric:
+            model = _with_numbers(architecture)
+        for scheme in SCHEMES:
+            try:
+                row["schemes"][scheme] = _check(model, scheme, numeric)
+            except UnsupportedScheme:
+                pass
+        row["verdict"] = "adapted" if len(row["schemes"]) == len(SCHEMES) else "units only"
+        broken = [f"{scheme}: {key}" for scheme, found in row["schemes"].items() for key in found if found[key] is False]
+        if broken:
+            row |= dict(verdict="failed", reason="; ".join(broken))
+    except UnsupportedBackbone as refusal:
+        row |= dict(verdict="refused", reason=str(refusal))
+    except Exception as error:  # a survey lists what fails and goes on
+        row |= dict(verdict="failed", reason=f"{type(error).__name__}: {str(error)[:200]}")
+    return row | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def _with_numbers(architecture: str) -> nn.Module:
+    """The network with random weights, its all-zero gains set to one, since they would hide a missing gradient."""
+    torch.manual_seed(0)
+    model = timm.create_model(architecture, num_classes=10)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() <= 1 and not weight.any():
+                weight.fill_(0.1)
+    return model
+
+
+def _check(model: nn.Module, scheme: str, numeric: bool) -> dict:
+    keys = list(model.state_dict())
+    if numeric:
+        images, before = _accepted(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of heavy adapters
+        adapt(model, scheme)
+    try:
+        found: dict = {"adapters": len(adapters(model)), "keys": keys == [k for k in model.state_dict() if k in set(keys)]}
+        if numeric:
+            with torch.no_grad():
+                found["identity"] = torch.equal(model(images), before)
+            for adapter in adapters(model).values():
+                adapter.reset_parameters("kaiming")
+            F.cross_entropy(model.train()(images), torch.tensor([0, 1])).backward()
+            grads = [weight.grad for adapter in adapters(model).values() for weight in adapter.parameters()]
+            found["gradients"] = all(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in grads)
+    finally:
+        detach(model.eval())
+    return found
+
+
+def _accepted(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two random images of the smallest size that the network runs on, and its output for them."""
+    for size in SIZES:
+        blank = blank_image(model, size)
+        images = torch.randn(2, *blank.shape[1:], generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                return images, model.eval()(images)
+        except (RuntimeError, AssertionError, ValueError):
+            if size is None:
+                raise
+    raise AssertionError("unreachable: the last size returns or raises")
+
+
+def survey(architectures: Iterable[str] | None = None, folder: Path = RESULTS) -> list[dict]:
+    """Examine every architecture of timm that is not in the table yet; safe to stop and start again."""
+    found = records("survey", folder)
+    known = {row["architecture"] for row in found}
+    for architecture in architectures or timm.list_models():
+        if architecture not in known:
+            row = examine(architecture)
+            print(f"{architecture}: {row['verdict']} {row['reason'][:80]} ({row['seconds']} s)", flush=True)
+            found.append(row)
+            write_records(folder / "survey.json", found)
+    return found
+
+
+def summary(rows: list[dict]) -> str:
+    """Verdicts by family, as Markdown."""
+    verdicts = ("adapted", "units only", "refused", "failed")
+    lines = ["| family | architectures | " + " | ".join(verdicts) + " |", "|---|---|" + "---|" * len(verdicts)]
+    for family in [*sorted({row["family"] for row in rows}), "all"]:
+        members = [row for row in rows if family in (row["family"], "all")]
+        counts = Counter(row["verdict"] for row in members)
+        lines.append(f"| {family} | {len(members)} | " + " | ".join(str(counts[verdict]) for verdict in verdicts) + " |")
+    return "\n".join(lines)
