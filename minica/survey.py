@@ -60,12 +60,12 @@ def examine(architecture: str) -> dict:
 
 
 def _with_numbers(architecture: str) -> nn.Module:
-    """The network with random weights, its all-zero gains set to one, since they would hide a missing gradient."""
+    """The network with random weights, what is all zero in it moved away, since a zero gain hides gradients."""
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=10)
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.dim() <= 1 and not weight.any():
+            if not weight.any():
                 weight.fill_(0.1)
     return model
 
