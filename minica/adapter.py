@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .counting import Kernel, bottleneck_width
+from .counting import Kernel, bottleneck_width, kernel_area
 
 FORMS = ("depthwise", "regular", "linear", "spatial")
 
@@ -21,11 +21,24 @@ def _trunc_normal(conv: nn.Conv2d) -> None:
     nn.init.zeros_(conv.bias)
 
 
+def _fan_out_per_group(conv: nn.Conv2d) -> None:
+    fan_out = kernel_area(conv.kernel_size) * conv.out_channels / conv.groups
+    nn.init.normal_(conv.weight, std=(2 / fan_out) ** 0.5)
+    nn.init.zeros_(conv.bias)
+
+
+def _torch_without_bias(conv: nn.Conv2d) -> None:
+    conv.reset_parameters()
+    nn.init.zeros_(conv.bias)
+
+
 # In the published code the initialisation of an adapter is whatever its backbone's file does to every convolution.
 INITS = {
-    "kaiming": _kaiming,  # ResNet, CLIP and EfficientNet files
+    "kaiming": _kaiming,  # the ResNet and CLIP files
+    "fan_out_per_group": _fan_out_per_group,  # the EfficientNet file
     "trunc_normal": _trunc_normal,  # the ConvNeXt file
-    "torch": nn.Conv2d.reset_parameters,  # the BiT and Swin files leave PyTorch's default
+    "torch_without_bias": _torch_without_bias,  # the BiT file
+    "torch": nn.Conv2d.reset_parameters,  # the Swin file and CLIP's attention pool leave PyTorch's default
 }
 
 
@@ -47,7 +60,7 @@ class ConvAdapter(nn.Module):
         form: ``"depthwise"`` (the paper's choice), or one of Table 5's ablations: a ``"regular"`` or ``"linear"`` (1x1)
             down-projection, or ``"spatial"``: at half the resolution, as TinyTL does, and enlarged again.
         init: ``"identity"`` (the up-projection starts at zero, so the backbone's output does not change) or one of the
-            published code's: ``"kaiming"``, ``"trunc_normal"``, ``"torch"``.
+            published code's, :data:`INITS`.
         same_padding: align the kernel as TensorFlow does, for hosts that carry TensorFlow's weights.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .counting import Kernel, kernel_area
-from .tracing import Call, Trace, is_functional, residual_calls, trace
+from .tracing import Call, Trace, input_shape, is_functional, residual_calls, trace
 
 
 class UnsupportedBackbone(ValueError):
@@ -59,23 +59,25 @@ ROWS = {
     "torchvision.resnet.BasicBlock": Row((Unit("conv1", end="conv2", end_side="input"), Unit("conv2", end="bn2"))),
     "torchvision.resnet.Bottleneck": Row((Unit("conv2", end="conv3", end_side="input"),)),
     # Pre-activation: norm - act - conv, from raw convolution output to raw convolution output.
-    "timm.resnetv2.PreActBasic": Row((Unit("conv1", begin="norm1"), Unit("conv2", begin="norm2")), init="torch"),
-    "timm.resnetv2.PreActBottleneck": Row((Unit("conv2", begin="norm2"),), init="torch"),
+    "timm.resnetv2.PreActBasic": Row((Unit("conv1", begin="norm1"), Unit("conv2", begin="norm2")), init="torch_without_bias"),
+    "timm.resnetv2.PreActBottleneck": Row((Unit("conv2", begin="norm2"),), init="torch_without_bias"),
     "timm.regnet.PreBottleneck": Row((Unit("conv2", begin="norm2"),)),
     # CLIP's ResNets: the unit ends before the average pool that does the striding, and the attention pool has a linear adapter.
     "timm.byobnet.BasicBlock": Row((Unit("conv1_kxk.conv", end="conv1_kxk.bn"), Unit("conv2_kxk.conv", end="conv2_kxk.bn"))),
-    "timm.byobnet.BottleneckBlock": Row((Unit("conv2_kxk.conv", end="conv2_kxk.bn"),)),
-    "timm.attention_pool2d.AttentionPool2d": Row((Unit("proj", begin="q", end="proj"),), kind="pool"),
+    "timm.byobnet.BottleneckBlock": Row(
+        (Unit("conv2_kxk.conv", end="conv2_kxk.bn"), Unit("conv2b_kxk.conv", end="conv2b_kxk.bn"))
+    ),
+    "timm.attention_pool2d.AttentionPool2d": Row((Unit("proj", begin="q", end="proj"),), kind="pool", init="torch"),
     # ConvNeXt: the depth-wise convolution alone, and the convolutions between stages.
     "timm.convnext.ConvNeXtBlock": Row((Unit("conv_dw"),), init="trunc_normal"),
     "timm.convnext.ConvNeXtStage": Row((Unit("downsample.1"),), kind="downsample", init="trunc_normal"),
     # Inverted residuals: EfficientNet, MobileNet v2 to v4, MNASNet, MixNet and their kin.
-    "timm._efficientnet_blocks.DepthwiseSeparableConv": Row((Unit("conv_dw", end="bn1"),)),
-    "timm._efficientnet_blocks.InvertedResidual": Row((Unit("conv_dw", end="bn2"),)),
-    "timm._efficientnet_blocks.EdgeResidual": Row((Unit("conv_exp", end="bn1"),)),
-    "timm._efficientnet_blocks.ConvBnAct": Row((Unit("conv", end="bn1"),)),
+    "timm._efficientnet_blocks.DepthwiseSeparableConv": Row((Unit("conv_dw", end="bn1"),), init="fan_out_per_group"),
+    "timm._efficientnet_blocks.InvertedResidual": Row((Unit("conv_dw", end="bn2"),), init="fan_out_per_group"),
+    "timm._efficientnet_blocks.EdgeResidual": Row((Unit("conv_exp", end="bn1"),), init="fan_out_per_group"),
+    "timm._efficientnet_blocks.ConvBnAct": Row((Unit("conv", end="bn1"),), init="fan_out_per_group"),
     "timm._efficientnet_blocks.UniversalInvertedResidual": Row(
-        tuple(Unit(f"{name}.conv", end=f"{name}.bn") for name in ("dw_start", "dw_mid", "dw_end"))
+        tuple(Unit(f"{name}.conv", end=f"{name}.bn") for name in ("dw_start", "dw_mid", "dw_end")), init="fan_out_per_group"
     ),
     # Swin: the attention, on the un-windowed map, between its norm and the add.
     "timm.swin_transformer.SwinTransformerBlock": Row(
@@ -132,7 +134,13 @@ def anatomy(model: nn.Module) -> list[Part]:
     Raises:
         UnsupportedBackbone: if there is no functional convolution, for instance in a pure transformer.
     """
-    run = trace(model)
+    try:
+        run = trace(model)
+    except Exception as error:  # whatever a network does with an image that it was not made for
+        raise UnsupportedBackbone(
+            f"{type(model).__name__} does not run on a blank image of shape {input_shape(model)} "
+            f"({type(error).__name__}: {str(error)[:150]}), so its blocks cannot be found."
+        ) from error
     found = []
     for name, module in model.named_modules():
         row = _row(module)
@@ -297,14 +305,14 @@ def _geometry(conv: nn.Module, kernel: int | None) -> dict | None:
         return dict(kernel_size=kernel, dilation=(1, 1), same_padding=False)
     if isinstance(conv, nn.Linear):
         return dict(kernel_size=1, dilation=(1, 1), same_padding=False)
-    convs = [module for module in conv.modules() if isinstance(module, nn.Conv2d)]
+    convs = [module for module in conv.modules() if hasattr(module, "kernel_size") and hasattr(module, "dilation")]
     if not convs:
         return None
     widest = max(convs, key=lambda conv: kernel_area(conv.kernel_size))
     height, width = widest.kernel_size
     return dict(
         kernel_size=height if height == width else (height, width),
-        dilation=widest.dilation,
+        dilation=tuple(widest.dilation),
         same_padding=isinstance(widest, Conv2dSame),
     )
 

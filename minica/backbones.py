@@ -57,26 +57,13 @@ def create_backbone(name: str, num_classes: int = 10, pretrained: bool = True, *
         UnknownBackbone: if nobody knows the name; the message lists close ones.
         WeightsUnavailable: if the weights cannot be reached or were never published.
     """
-    if name == NO_PUBLIC_WEIGHTS:
-        raise WeightsUnavailable(
-            "The paper's Table 7 lists a plain ResNet50 trained on ImageNet-21k, but no public weights of it exist. "
-            f"Use 'resnet50-in21k-bit-m' (the paper's main backbone) or 'resnet50-in1k'. {_without_network()}"
-        )
-    timm_name = "resnet50" if name == MOCO_V3 else ALIASES.get(name, name)
+    timm_name = _timm_name(name)
     architecture = timm_name.partition(".")[0]
-    if not timm.is_model(architecture):
-        known = [*ALIASES, MOCO_V3, *timm.list_models()]
-        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        raise UnknownBackbone(
-            f"unknown backbone {name!r}; "
-            + (f"did you mean {', '.join(close)}? " if close else "")
-            + f"timm.list_models() lists the {len(timm.list_models()):,} architectures of timm; the paper's backbones are "
-            + f"{', '.join([*ALIASES, MOCO_V3])}."
-        )
     if name == MOCO_V3:
         model = timm.create_model(timm_name, num_classes=num_classes, **timm_options)
         return _load_moco(model) if pretrained else model
-    if architecture == PACKAGED and pretrained and find_spec(PACKAGED_WEIGHTS[0]) is not None:
+    plain = not timm_options.keys() & {"in_chans", "features_only"}
+    if architecture == PACKAGED and pretrained and plain and find_spec(PACKAGED_WEIGHTS[0]) is not None:
         model = timm.create_model(timm_name, num_classes=1000, **timm_options)
         model.load_state_dict(packaged_weights(model))
         if num_classes != 1000:
@@ -95,6 +82,26 @@ def create_backbone(name: str, num_classes: int = 10, pretrained: bool = True, *
             f"{_without_network()} pretrained=False gives the architecture with random weights."
         ) from error
     return _classifier_behind(model, num_classes) if clip else model
+
+
+def _timm_name(name: str) -> str:
+    """What timm calls a backbone, or a clear refusal."""
+    if name == NO_PUBLIC_WEIGHTS:
+        raise WeightsUnavailable(
+            "The paper's Table 7 lists a plain ResNet50 trained on ImageNet-21k, but no public weights of it exist. "
+            f"Use 'resnet50-in21k-bit-m' (the paper's main backbone) or 'resnet50-in1k'. {_without_network()}"
+        )
+    timm_name = "resnet50" if name == MOCO_V3 else ALIASES.get(name, name)
+    if not timm.is_model(timm_name.partition(".")[0]):
+        known = [*ALIASES, MOCO_V3, *timm.list_models()]
+        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+        raise UnknownBackbone(
+            f"unknown backbone {name!r}; "
+            + (f"did you mean {', '.join(close)}? " if close else "")
+            + f"timm.list_models() lists the {len(timm.list_models()):,} architectures of timm; the paper's backbones are "
+            + f"{', '.join([*ALIASES, MOCO_V3])}."
+        )
+    return timm_name
 
 
 def _without_network() -> str:
@@ -137,9 +144,9 @@ def _load_moco(model: nn.Module) -> nn.Module:
     prefix = "module.base_encoder."
     encoder = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
     missing, _ = model.load_state_dict({k: v for k, v in encoder.items() if not k.startswith("fc.")}, strict=False)
-    unexpected = [key for key in missing if not key.startswith("fc.")]
-    if unexpected:
-        raise WeightsUnavailable(f"the MoCo v3 file at {MOCO_V3_URL} lacks {len(unexpected)} tensors: {unexpected[:3]}.")
+    lacking = [key for key in missing if not key.startswith("fc.")]
+    if lacking:
+        raise WeightsUnavailable(f"the MoCo v3 file at {MOCO_V3_URL} lacks {len(lacking)} tensors: {lacking[:3]}.")
     return model
 
 
@@ -160,8 +167,7 @@ def _classify(head: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
 def normalization(backbone: nn.Module | str) -> dict[str, tuple[float, ...]]:
     """``{"mean": ..., "std": ...}`` of RGB in [0, 1] that a backbone's weights were trained with, by model or by name."""
     if isinstance(backbone, str):
-        name = "resnet50" if backbone == MOCO_V3 else ALIASES.get(backbone, backbone)
-        config = timm.get_pretrained_cfg(name).to_dict()
+        config = timm.get_pretrained_cfg(_timm_name(backbone)).to_dict()
     else:
         config = timm.data.resolve_model_data_config(backbone)
     return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}

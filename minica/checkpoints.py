@@ -9,19 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .backbones import backbone_name
 from .freezing import attachments
-from .schemes import adapt, sites
+from .schemes import active_set, adapt, sites
 from .tracing import skeleton
 from .tuning import train_norms, tune
+
+if TYPE_CHECKING:
+    from .data import Task
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1
@@ -32,11 +38,12 @@ class AdapterFileError(ValueError):
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What is not frozen, by state-dict key: parameters that train, and the buffers of the layers that they belong to."""
+    """What is not frozen, by state-dict key: parameters that train, and the buffers of the layers that train entirely."""
     state = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
-        own = {key: weight for key, weight in module.named_parameters(recurse=False) if weight.requires_grad}
-        if own:
+        every = dict(module.named_parameters(recurse=False))
+        own = {key: weight for key, weight in every.items() if weight.requires_grad}
+        if own and len(own) == len(every):  # a layer of which the bias alone trains keeps its statistics
             saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
             own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
         state |= {f"{prefix}.{key}".lstrip("."): value.detach() for key, value in own.items()}
@@ -54,23 +61,25 @@ def backbone_fingerprint(model: nn.Module, trained: set[str]) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: nn.Module, folder: str | os.PathLike, **about) -> Path:
+def save_adapter(model: nn.Module, folder: str | os.PathLike, task: Task | None = None, **about) -> Path:
     """Write what was trained, and what it belongs to, into ``folder``.
 
     Args:
         model: a model prepared by :func:`minica.adapt` or :func:`minica.tune`.
-        about: anything a later user should know, as JSON values: ``classes``, ``input_size``, ``resize``, ``mean``, ``std``,
-            ``training_data``, ``licence``.
+        task: what it was trained on; its classes, input size, resize rule, normalisation, source and licence are written down.
+        about: anything else that a later user should know, as JSON values.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if nothing was tuned, or the folder cannot be written.  A file that was there stays whole.
+        ValueError: if nothing was tuned, ``about`` is no JSON or takes a reserved name, or the folder cannot be written.  A
+            file that was there stays whole.
     """
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
     method, options = _how(model)
     trained = trained_state(model)
-    state = {file_key(model, key): value.cpu().contiguous() for key, value in trained.items()}
+    state = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}
     payload = safetensors.torch.save(state, metadata={"format": "pt"})
     config = {
         "format": FORMAT,
@@ -81,13 +90,28 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, **about) -> Path:
         "num_tensors": len(state),
         "num_parameters": sum(value.numel() for value in state.values()),
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
-        **about,
     }
+    if task is not None:
+        about = {
+            "classes": task.classes,
+            "input_size": task.size,
+            "resize": task.resize,
+            "mean": task.mean,
+            "std": task.std,
+            "training_data": task.source,
+            "licence": task.licence,
+            **about,
+        }
+    if reserved := about.keys() & config.keys():
+        raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
+    try:
+        text = json.dumps(config | about, indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"what is written about an adapter must be JSON: numbers, text, lists. {error}.") from error
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, payload)
-        write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write_atomically({folder / WEIGHTS: payload, folder / CONFIG: text.encode()})
     except OSError as error:
         raise ValueError(f"cannot write an adapter to {folder}: {error.strerror or error}. Choose a folder you own.") from error
     return folder
@@ -100,25 +124,29 @@ def _how(model: nn.Module) -> tuple[str, dict]:
     method = state.get("method", "conv_adapter")
     if method != "conv_adapter":
         return method, {**state["options"], "norms": state["norms"]}
-    active = next(site.active for _, site in sites(model))
+    active = active_set(model)
     if active is None:
         raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
     return method, {**state["adapters"][active], "name": active, "norms": state.get("norms", "none")}
 
 
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Replace ``path`` by ``payload`` at once: a reader, or a crash, sees the old file or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_atomically(files: dict[Path, bytes]) -> None:
+    """Replace each file at once: a reader, or a crash, sees the old one or the new one, never a part.
+
+    All are written in full, beside, before the first is replaced.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}") for path in files}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        for path, payload in files.items():
+            with open(temporaries[path], "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def read_config(folder: str | os.PathLike) -> dict:
@@ -180,19 +208,28 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None =
             f"the adapter in {folder} belongs to {config['backbone']!r}, this model is {backbone_name(model)!r}; "
             f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)."
         )
-    rehearsal = _attach(skeleton(model), config, name)  # the same steps without the numbers, to look before leaping
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rehearsal = _attach(skeleton(model), config, name)  # the same steps without the numbers: look before leaping
+    except (KeyError, TypeError) as error:
+        raise AdapterFileError(f"{folder / CONFIG} is damaged: its options make no sense ({error}). Get it again.") from error
     wanted = trained_state(rehearsal)
     _check_fit({file_key(rehearsal, key): value for key, value in wanted.items()}, state, folder)
     if backbone_fingerprint(model, set(wanted)) != config["backbone_sha256"]:
         raise AdapterFileError(
             f"the adapter in {folder} was trained on other weights of {config['backbone']!r}: the frozen tensors differ. "
-            "Load the pre-trained weights that it was trained on."
+            f"Load the pre-trained weights that it was trained on, in their precision (here {_dtype(model)})."
         )
     _attach(model, config, name)
     with torch.no_grad():
         for key, value in trained_state(model).items():
             value.copy_(state[file_key(model, key)])
     return model.eval()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
 
 
 def file_key(model: nn.Module, key: str) -> str:

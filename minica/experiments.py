@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
 
 from . import data
@@ -54,7 +54,7 @@ def run(config: dict, progress: bool = True) -> dict:
     seconds = time.perf_counter() - started
     return {
         "config": config,
-        "trainable": count(model)["trainable"],
+        "trainable": count(model, config["size"])["trainable"],
         "test": evaluate(model, task.test),
         "val": evaluate(model, task.val),
         "train_loss": [round(epoch["train_loss"], 4) for epoch in history],
@@ -68,8 +68,11 @@ def peak_memory() -> int:
     """Bytes: the GPU's peak since the run began, or the process's since it started."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Unix has it, Windows does not
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def where() -> dict:
@@ -132,7 +135,7 @@ def complete(name: str, configs: Iterable[dict], folder: Path = RESULTS) -> list
 def write_records(path: Path, found: list[dict]) -> None:
     """One record a line, so that a difference in version control shows which."""
     lines = ",\n".join(json.dumps(record) for record in found)
-    write_atomically(path, f"[\n{lines}\n]\n".encode())
+    write_atomically({path: f"[\n{lines}\n]\n".encode()})
 
 
 def describe(config: dict) -> str:

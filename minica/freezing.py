@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from .anatomy import classifier_names
 
@@ -29,18 +28,24 @@ def freeze(model: nn.Module) -> None:
     """Freeze every parameter, and hold every normalisation layer's statistics; :func:`detach` undoes it."""
     if not hasattr(model, "_minica"):
         before = {key: weight.requires_grad for key, weight in model.named_parameters()}
-        model._minica = {"requires_grad": before, "adapters": {}}
+        model._minica = {"requires_grad": before, "adapters": {}, "beside": {}, "added_biases": []}
     for _, weight in model.named_parameters():
         weight.requires_grad_(False)
     hold_statistics(model)
 
 
+def keeps_statistics(module: nn.Module) -> bool:
+    """Whether the layer learns running statistics while it is in training mode, as BatchNorm and EvoNorm do."""
+    return any("running" in key for key, _ in module.named_buffers(recurse=False))
+
+
 def hold_statistics(model: nn.Module) -> None:
-    """Keep every normalisation layer whose own weights are all frozen in evaluation mode, whatever ``train()`` says."""
+    """Keep every layer with statistics in evaluation mode, whatever ``train()`` says, unless its weight trains."""
     for module in model.modules():
-        if isinstance(module, _NormBase):
+        if keeps_statistics(module):
             release_statistics(module)
-            if not any(weight.requires_grad for weight in module.parameters(recurse=False)):
+            weight = getattr(module, "weight", None)
+            if weight is None or not weight.requires_grad:
                 module.register_forward_pre_hook(_evaluate)
 
 
@@ -55,14 +60,15 @@ def release_statistics(module: nn.Module) -> None:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Remove every adapter and hook and restore every ``requires_grad``: the backbone, as it was.  The classifier stays.
+    """Remove all that was added, every hook included, and restore every ``requires_grad``: the backbone, as it was.
 
-    A model that was never adapted comes back unchanged.
+    What was trained of the network's own stays trained: its classifier and, after ``tune`` with ``"full"``, ``"bias"``,
+    ``"norm"`` or ``norms=``, those weights.  A model that was never adapted comes back unchanged.
     """
     for module in list(model.modules()):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Attachment))
-        if isinstance(module, _NormBase) and _evaluate in module._forward_pre_hooks.values():
+        if _evaluate in module._forward_pre_hooks.values():
             release_statistics(module)
             module.training = model.training
     for name in attachments(model):

@@ -27,7 +27,7 @@ QUICKSTART_METHODS = {
     "Conv-Adapter": dict(
         method="conv_adapter", options=dict(scheme="residual_parallel", compression=2, init="identity"), lr=2e-3
     ),
-    "Full fine-tuning": dict(method="full", options={}, lr=1e-3),
+    "Full fine-tuning": dict(method="full", options={}, lr=2e-3),
 }
 PUBLISHED_START = {
     "Conv-Adapter, published start": dict(
@@ -59,7 +59,7 @@ def quickstart_rates_grid(preset: str = "laptop") -> list[dict]:
     """What the learning rates were chosen from: as many for each method, seed 0."""
     return [
         quickstart(preset, method, 0, lr=lr)
-        for method in QUICKSTART_METHODS.values()
+        for method in (QUICKSTART_METHODS | PUBLISHED_START).values()
         for lr in QUICKSTART_RATES[method["method"]]
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,9 +57,14 @@ def adapter_shares(model: nn.Module, images: Tensor) -> dict[str, float]:
     for place, adapter in adapters(model).items():
         measure(adapter, "delta", place)
     for _, site in sites(model):
-        measure(model.get_submodule(site.end.module), "map", site.part_name)
+        end = model.get_submodule(site.end.module)
+        if site.end.side == "output":
+            measure(end, "map", site.part_name)
+        else:
+            take = partial(norms["map"].__setitem__, site.part_name)
+            handles.append(end.register_forward_pre_hook(lambda _, args, take=take: take(args[0].norm().item())))
     try:
-        model(images)
+        model(images.to(next(model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .adapter import ConvAdapter
 from .anatomy import Part, anatomy, classifier_names
 from .counting import adapter_parameters, bottleneck_width
-from .freezing import Attachment, attachments, backbone_parameters, detach, freeze
+from .freezing import Attachment, attachments, backbone_parameters, detach, freeze, hold_statistics
 from .tracing import skeleton
 
 
@@ -41,6 +44,15 @@ class UnsupportedScheme(ValueError):
 # ---------------------------------------------------------------- reading and writing
 
 
+class _Seen(threading.local):
+    """What a thread has seen of the forward pass that it is in; a copy or a pickle has seen nothing."""
+
+    value: Tensor | None = None
+
+    def __reduce__(self):
+        return _Seen, ()
+
+
 class Site(Attachment, nn.ModuleDict):
     """The adapters of one part, one a name, and the two places of the running network that they hang on.
 
@@ -53,14 +65,14 @@ class Site(Attachment, nn.ModuleDict):
         self.part_name, self.layout, self.begin, self.end = part.name, part.layout, part.begin, part.end
         self.reads: dict[str, str] = {}  # adapter name -> which end of the part it reads
         self.active: str | None = None
-        self._seen: Tensor | None = None  # the part's input, between its beginning and its end
+        self.seen = _Seen()  # the part's input, between its beginning and its end
 
     def hang(self, model: nn.Module) -> None:
         begin, end = model.get_submodule(self.begin.module), model.get_submodule(self.end.module)
-        if self.begin.side == "input":
-            begin.register_forward_pre_hook(self.keep_input)
-        else:
+        if self.begin.side == "output":
             begin.register_forward_hook(self.keep_output)
+        elif begin is not end:  # of one module, ``write`` is given input and output together
+            begin.register_forward_pre_hook(self.keep_input)
         if self.end.side == "input":
             end.register_forward_pre_hook(self.write_input)
         else:
@@ -68,7 +80,7 @@ class Site(Attachment, nn.ModuleDict):
 
     def keep_input(self, module: nn.Module, args: tuple) -> None:
         if self.active is not None and self.reads[self.active] == "input":
-            self._seen = args[0]
+            self.seen.value = args[0]
 
     def keep_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self.keep_input(module, (output,))
@@ -76,7 +88,12 @@ class Site(Attachment, nn.ModuleDict):
     def write(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         if self.active is None:
             return None
-        read, self._seen = (self._seen, None) if self.reads[self.active] == "input" else (output, None)
+        read = output
+        if self.reads[self.active] == "input":
+            if self.begin == (self.end.module, "input"):
+                read = args[0]
+            else:
+                read, self.seen.value = self.seen.value, None
         size = self.to_maps(output).shape[-2:]
         # Out of place: the output may be what an in-place activation keeps for its backward pass.
         return output + self.from_maps(self[self.active](self.to_maps(read), (size[0], size[1])))
@@ -144,7 +161,7 @@ def adapt(
     """
     if scheme not in SCHEMES | ABLATIONS:
         raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
-    if not re.fullmatch(r"\w+", name):
+    if not re.fullmatch(r"\w+", name) or hasattr(Site, name) or name in ("reads", "active", "begin", "end", "layout", "seen"):
         raise ValueError(f"an adapter's name becomes part of its keys: letters, digits and _ only, got {name!r}.")
     if name in adapter_names(model):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
@@ -154,7 +171,7 @@ def adapt(
     adapters = [
         ConvAdapter(
             **_shape(part, scheme, kernel_size),
-            act_layer=lambda part=part: part.act,
+            act_layer=lambda part=part: copy.deepcopy(part.act),
             compression=compression,
             form="linear" if part.kind == "pool" else form,
             init=part.init if init == "published" else init,
@@ -163,6 +180,7 @@ def adapt(
         )
         for part in chosen
     ]
+    _leave(model)
     freeze(model)
     for part, adapter in zip(chosen, adapters, strict=True):
         host = model.get_submodule(part.host)
@@ -176,9 +194,11 @@ def adapt(
     model._minica["adapters"][name] = dict(
         scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init
     )
-    switch(model, name)
+    model._minica |= {"method": "conv_adapter", "norms": "none"}
     for classifier in classifier_names(model):
         model.get_submodule(classifier).requires_grad_(True)
+    switch(model, name)
+    hold_statistics(model)
     _warn_if_heavy(model, parts, scheme, compression, kernel_size, form)
     return model
 
@@ -291,15 +311,38 @@ def adapter_names(model: nn.Module) -> list[str]:
 def switch(model: nn.Module, name: str | None) -> nn.Module:
     """Use the set of adapters called ``name``, or none at all: the frozen backbone as it was.
 
-    Only the set in use trains.
+    Only the set in use trains.  What was trained beside it, its classifier above all, comes and goes with it.
 
     Raises:
         ValueError: if there is no set of that name.
     """
     if name is not None and name not in adapter_names(model):
         raise ValueError(f"no adapters named {name!r}; the model has {', '.join(adapter_names(model)) or 'none'}.")
+    if name != active_set(model):
+        _leave(model)
     for _, site in list(sites(model)):
         site.active = name if name in site else None
         for other, adapter in site.items():
             adapter.requires_grad_(other == name)
+    with torch.no_grad():
+        for key, value in model._minica["beside"].pop(name, {}).items() if name is not None else ():
+            model.get_parameter(key).copy_(value).requires_grad_(True)
     return model
+
+
+def active_set(model: nn.Module) -> str | None:
+    """The name of the set of adapters in use."""
+    return next((site.active for _, site in sites(model) if site.active is not None), None)
+
+
+def _leave(model: nn.Module) -> None:
+    """Put aside what trains beside the set in use, and use none."""
+    name, added = active_set(model), tuple(f"{attached}." for attached in attachments(model))
+    if name is None:
+        return
+    beside = {key: w for key, w in model.named_parameters() if w.requires_grad and not key.startswith(added)}
+    model._minica["beside"][name] = {key: weight.detach().clone() for key, weight in beside.items()}
+    for weight in beside.values():
+        weight.requires_grad_(False)
+    for _, site in sites(model):
+        site.active = None

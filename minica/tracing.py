@@ -164,8 +164,8 @@ def is_functional(call: Call) -> bool:
         isinstance(module, nn.Conv2d)
         and kernel_area(module.kernel_size) > 1
         and module.out_channels > 1  # a gate has one
-        and call.in_shape is not None
-        and tuple(call.in_shape[-2:]) != module.kernel_size  # VGG's first dense layer in the guise of a convolution
+        and call.out_shape is not None
+        and tuple(call.out_shape[-2:]) != (1, 1)  # VGG's first dense layer in the guise of a convolution
         and not any(word in call.name.lower() for word in SHORTCUTS)
     )
 

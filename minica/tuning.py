@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .anatomy import UnsupportedBackbone, classifier_names
-from .freezing import Attachment, detach, freeze, hold_statistics
+from .freezing import Attachment, detach, freeze, hold_statistics, release_statistics
 from .schemes import adapt, plain_anatomy
-from .tracing import SHORTCUTS, input_shape
+from .tracing import SHORTCUTS, input_shape, skeleton
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -20,6 +21,8 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 def full(model: nn.Module) -> None:
     """Every parameter, and the statistics of every normalisation layer."""
     freeze(model)  # to remember what it was
+    for module in model.modules():
+        release_statistics(module)
     for weight in model.parameters():
         weight.requires_grad_(weight.is_floating_point())
 
@@ -30,15 +33,16 @@ def linear(model: nn.Module) -> None:
 
 
 def bias(model: nn.Module) -> None:
-    """The classifier and every bias; convolutions of blocks that have none get one of zeros."""
+    """The classifier and every bias; convolutions of blocks that have none get one of zeros.  Statistics stay."""
+    convolutions = list(_block_convolutions(model))
     freeze(model)
-    for name, conv in _block_convolutions(model):
+    for name, conv in convolutions:
         if conv.bias is None:
             weight = conv.weight
             conv.bias = nn.Parameter(torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype))
-            model._minica.setdefault("added_biases", []).append(name)
+            model._minica["added_biases"].append(name)
     for key, weight in model.named_parameters():
-        weight.requires_grad_(key.rpartition(".")[2] == "bias")
+        weight.requires_grad_("bias" in key.rpartition(".")[2])  # Swin's relative position biases too
 
 
 def norm(model: nn.Module) -> None:
@@ -49,14 +53,16 @@ def norm(model: nn.Module) -> None:
             module.requires_grad_(True)
 
 
-def prompt(model: nn.Module, size: int = 10, image_size: int | None = None) -> None:
+def prompt(model: nn.Module, size: int = 10, image_size: int | tuple[int, int] | None = None) -> None:
     """The classifier and a learnable frame of ``size`` pixels that is added to every (normalised) image."""
-    height, width = input_shape(model)[1:] if image_size is None else (image_size, image_size)
+    channels, height, width = input_shape(model)
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if not 1 <= size <= min(height, width) // 2:
         raise ValueError(f"a prompt's size must be from 1 to {min(height, width) // 2} pixels, half the image, got {size!r}.")
     freeze(model)
     weight = next(model.parameters())
-    model.prompt = Prompt(size, (height, width)).to(device=weight.device, dtype=weight.dtype)
+    model.prompt = Prompt(size, (channels, height, width)).to(device=weight.device, dtype=weight.dtype)
     model.register_forward_pre_hook(model.prompt.frame)
 
 
@@ -67,8 +73,9 @@ def conv_adapter(model: nn.Module, **options) -> None:
 
 def residual_adapter(model: nn.Module) -> None:
     """The classifier and a 1x1 convolution beside every convolution of every block (Rebuffi et al. 2018)."""
+    convolutions = list(_block_convolutions(model))
     freeze(model)
-    for _, conv in list(_block_convolutions(model)):
+    for _, conv in convolutions:
         conv.residual_adapter = ResidualAdapter(conv)
         conv.register_forward_hook(conv.residual_adapter.add)
 
@@ -87,8 +94,9 @@ def tune(model: nn.Module, method: str, *, norms: str = "none", **options) -> nn
 
     Args:
         method: one of :data:`METHODS`.
-        norms: which normalisation layers train as well.  The paper's text says ``"none"``; its code trains every layer with
-            *norm* in its name, ``"all"``, which in a ResNet is the ``"final"`` one before the classifier.
+        norms: which normalisation layers train as well.  The paper's text says ``"none"``.  Its code trains every layer with
+            *norm* in its name: in ConvNeXt and Swin ``"all"``; in BiT, whose other norms it calls *gn*, the ``"final"`` one
+            before the classifier.
         options: of the method: ``size`` and ``image_size`` of a ``"prompt"``, in pixels; for ``"conv_adapter"`` those of
             :func:`minica.adapt`.
 
@@ -104,8 +112,9 @@ def tune(model: nn.Module, method: str, *, norms: str = "none", **options) -> nn
     if unknown := options.keys() - accepted:
         known = ", ".join(sorted(accepted)) or "no options"
         raise ValueError(f"{method!r} takes {known}; got {', '.join(sorted(unknown))}.")
-    if method in ("bias", "conv_adapter", "residual_adapter"):
-        plain_anatomy(model)  # refuses a network without blocks before anything is detached
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rehearsal on a copy without numbers: what is refused is refused here
+        METHODS[method](detach(skeleton(model)), **options)
     detach(model)
     METHODS[method](model, **options)
     model._minica |= {"method": method, "norms": norms, "options": options}
@@ -121,7 +130,8 @@ def train_norms(model: nn.Module, norms: str) -> None:
         wanted = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
         if wanted and isinstance(module, NORMS):
             module.requires_grad_(True)
-    hold_statistics(model)
+    if model._minica.get("method") != "full":  # there, layers without a weight learn their statistics as well
+        hold_statistics(model)
 
 
 def _block_convolutions(model: nn.Module):
@@ -138,11 +148,11 @@ def _block_convolutions(model: nn.Module):
 class Prompt(Attachment, nn.Module):
     """A learnable frame inside the image: ``12 p (S - p)`` numbers for p pixels of an S x S image, one frame for all images."""
 
-    def __init__(self, size: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, size: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        height, width = image_size
-        self.top, self.bottom = (nn.Parameter(torch.randn(3, size, width)) for _ in range(2))
-        self.left, self.right = (nn.Parameter(torch.randn(3, height - 2 * size, size)) for _ in range(2))
+        channels, height, width = shape
+        self.top, self.bottom = (nn.Parameter(torch.randn(channels, size, width)) for _ in range(2))
+        self.left, self.right = (nn.Parameter(torch.randn(channels, height - 2 * size, size)) for _ in range(2))
 
     def frame(self, model: nn.Module, args: tuple) -> tuple:
         images = args[0]
@@ -150,9 +160,9 @@ class Prompt(Attachment, nn.Module):
         if (self.left.shape[1] + 2 * size, self.top.shape[2]) != (height, width):
             raise ValueError(
                 f"the prompt frames images of {self.left.shape[1] + 2 * size} x {self.top.shape[2]} pixels, got {height} x "
-                f"{width}; tune with image_size={max(height, width)}."
+                f"{width}; tune with image_size=({height}, {width})."
             )
-        centre = self.left.new_zeros(3, height - 2 * size, width - 2 * size)
+        centre = self.left.new_zeros(self.left.shape[0], height - 2 * size, width - 2 * size)
         frame = torch.cat([self.top, torch.cat([self.left, centre, self.right], 2), self.bottom], 1)
         return (images + frame.to(images.dtype), *args[1:])
 

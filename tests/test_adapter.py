@@ -83,9 +83,11 @@ def test_same_padding_sees_what_tensorflow_sees():
         torch.testing.assert_close(adapter(x), host(x))
 
 
-@pytest.mark.parametrize(("init", "down", "up"), [("kaiming", 0.118, 0.177), ("trunc_normal", 0.0199, 0.0199)])
+@pytest.mark.parametrize(
+    ("init", "down", "up"), [("kaiming", 0.118, 0.177), ("trunc_normal", 0.0199, 0.0199), ("fan_out_per_group", 0.471, 0.177)]
+)
 def test_published_initialisations(init, down, up):
-    """Standard deviations of the first adapter of ResNet50 at gamma 4, as the formulas of the published code give them."""
+    """Standard deviations at 64 channels and gamma 4, as the formulas of the published code give them."""
     torch.manual_seed(0)
     adapters = [minica.ConvAdapter(64, 64, init=init) for _ in range(30)]
     weights = {name: torch.stack([getattr(a, name).weight for a in adapters]) for name in ("down", "up")}

@@ -213,7 +213,9 @@ def test_compile(name):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("name", "scheme"), zip(TINY, ("conv_parallel", "residual_parallel", "conv_sequential"), strict=True))
+@pytest.mark.parametrize(
+    ("name", "scheme"), [*zip(TINY, ("conv_parallel", "residual_parallel", "conv_sequential"), strict=True)]
+)
 def test_onnx(name, scheme, tmp_path):
     onnx = pytest.importorskip("onnx")  # in the `test` extra, so never skipped by `make test`
     from onnx.reference import ReferenceEvaluator
@@ -269,6 +271,7 @@ def test_networks_without_units_are_refused(name):
         (dict(compression=0.5), "compression must be at least 1, got 0.5"),
         (dict(compression=float("nan")), "compression must be at least 1"),
         (dict(name="my.task"), "letters, digits and _ only, got 'my.task'"),
+        (dict(name="train"), "got 'train'"),
         (dict(form="circular"), "unknown adapter form 'circular'; choose one of depthwise"),
         (dict(init="zeros"), "unknown initialisation 'zeros'; choose one of identity"),
     ],
@@ -283,23 +286,46 @@ def test_bad_options_leave_the_model_untouched(options, message):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_a_name_is_taken_once_and_switching_is_exact():
+def test_switching_is_exact():
+    """Every set comes back with the classifier that was trained beside it."""
     model, x = net("test_resnet"), images("test_resnet")
-    plain = model(x)
     disturb(minica.adapt(model, "conv_parallel", name="first"))
     first = model(x)
     with pytest.raises(ValueError, match="already has adapters named 'first'"):
         minica.adapt(model, name="first")
     disturb(minica.adapt(model, "residual_sequential", name="second"))
-    assert not torch.equal(model(x), first)
+    second = model(x)
     assert all(not weight.requires_grad for a in minica.adapters(model, "first").values() for weight in a.parameters())
     with pytest.raises(ValueError, match="no adapters named 'third'; the model has first, second"):
         minica.switch(model, "third")
-    minica.switch(model, None)
-    assert minica.adapters(model) == {}
-    head = model.get_classifier()
-    torch.testing.assert_close(model(x).shape, plain.shape)
-    assert head is model.get_classifier()
+    for name, expected in [("first", first), ("second", second), (None, None), ("first", first)]:
+        minica.switch(model, name)
+        assert bool(minica.adapters(model)) == (name is not None)
+        assert {w.requires_grad for w in model.get_classifier().parameters()} == {name is not None}
+        assert expected is None or torch.equal(model(x), expected)
+
+
+def test_threads_do_not_mix():
+    """A server's threads share one adapted network."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = disturb(minica.adapt(net("test_resnet"), "conv_parallel"))
+    inputs = [images("test_resnet", 1) * (1 + i / 10) for i in range(24)]
+    with torch.no_grad():
+        expected = [model(x) for x in inputs]
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(torch.no_grad()(model), inputs))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_an_interrupted_forward_leaves_nothing_behind():
+    model, x = disturb(minica.adapt(net("test_resnet"), "conv_parallel")), images("test_resnet")
+    expected = model(x)
+    handle = model.layer2[0].bn1.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    handle.remove()
+    assert torch.equal(copy.deepcopy(model)(x), expected) and torch.equal(model(x), expected)
 
 
 def test_heavy_adapters_warn_once_and_name_the_cheaper_scheme():

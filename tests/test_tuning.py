@@ -53,6 +53,7 @@ def trained(model, method, **options):
         ("swin_base_patch4_window7_224", "full", {}, 86_743_224),
         ("swin_base_patch4_window7_224", "linear", dict(norms="final"), 2_048),
         ("swin_base_patch4_window7_224", "norm", {}, 57_600),
+        ("swin_base_patch4_window7_224", "bias", dict(norms="final"), 201_784),
         ("swin_base_patch4_window7_224", "conv_adapter", dict(compression=8, norms="all"), 1_545_184),
     ],
 )
@@ -100,7 +101,7 @@ def test_every_method_trains_saves_and_leaves_no_trace(method, options, family, 
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad), "everything learns"
     moved = {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)}
     assert names & moved and all(key in names or key.rpartition(".")[2].startswith(("running", "num_b")) for key in moved)
-    if method not in ("full", "norm", "bias") and "norms" not in options:
+    if method not in ("full", "norm") and "norms" not in options:
         assert moved <= names, "frozen norms do not drift"
 
     expected = model.eval()(x)
@@ -171,3 +172,16 @@ def test_disturbed_methods_differ():
     x = images("basic")
     outputs = [disturb(prepared("basic", method, options)).eval()(x) for method, options in METHODS]
     assert all(torch.isfinite(output).all() for output in outputs)
+
+
+def test_bad_options_leave_trained_adapters_alone():
+    model = disturb(minica.tune(net("basic"), "conv_adapter"))
+    before = snapshot(model)
+    for method, options in [
+        ("conv_adapter", dict(compression=0.5)),
+        ("conv_adapter", dict(scheme="x")),
+        ("prompt", dict(size=500)),
+    ]:
+        with pytest.raises(ValueError):
+            minica.tune(model, method, **options)
+        assert same(snapshot(model), before) and minica.adapters(model)
