@@ -4,6 +4,8 @@ import timm
 import torch
 from torch import nn
 
+import minica
+
 # name -> (timm name, options, image size).  Real architectures, narrow or shallow where timm's constructor allows it.
 NETS = {
     "basic": ("test_resnet", {}, 64),
@@ -28,7 +30,10 @@ def net(name: str, num_classes: int = 5) -> nn.Module:
     """The network in evaluation mode, its all-zero gains set to one as a trained network's would not be zero."""
     torch.manual_seed(0)
     architecture, options, _ = NETS.get(name, (name, {}, 64))
-    model = timm.create_model(architecture, num_classes=num_classes, **options)
+    if name == "clip":  # with a classifier behind its frozen projection
+        model = minica.create_backbone(architecture, num_classes=num_classes, pretrained=False)
+    else:
+        model = timm.create_model(architecture, num_classes=num_classes, **options)
     with torch.no_grad():
         for module in model.modules():
             gain = getattr(module, "weight", None)
@@ -61,3 +66,7 @@ def disturb(model: nn.Module) -> nn.Module:
             if weight.requires_grad:
                 weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
     return model
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())

@@ -8,9 +8,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from nets import FAMILIES, TINY, disturb, images, net, same, snapshot
+from nets import FAMILIES, TINY, disturb, hooks, images, net, same, snapshot
 
 import minica
+from minica.anatomy import classifier_names
 
 SCHEMES = tuple(minica.SCHEMES)
 pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")
@@ -25,8 +26,7 @@ def is_ours(key: str) -> bool:
 
 
 def is_head(model, key: str) -> bool:
-    heads = [name for name, module in model.named_modules() if module is model.get_classifier()]
-    return key.startswith(tuple(f"{name}." for name in heads))
+    return key.startswith(tuple(f"{name}." for name in classifier_names(model)))
 
 
 # 1, 4, 9 ------------------------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def is_head(model, key: str) -> bool:
 @schemes
 def test_identity_keys_and_detach(family, scheme):
     model, x = net(family), images(family)
-    before, expected, kind = snapshot(model), model(x), type(model)
+    before, expected, kind, own_hooks = snapshot(model), model(x), type(model), hooks(model)
     grads = {key: weight.requires_grad for key, weight in model.named_parameters()}
     next(model.parameters()).requires_grad_(False)  # a flag of the user's own must come back too
     grads[next(iter(grads))] = False
@@ -55,7 +55,7 @@ def test_identity_keys_and_detach(family, scheme):
     assert type(model) is kind and same(model.state_dict(), before)
     assert torch.equal(model(x), expected)
     assert {key: weight.requires_grad for key, weight in model.named_parameters()} == grads
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert hooks(model) == own_hooks
     assert vars(model).keys() == vars(net(family)).keys()
 
 
