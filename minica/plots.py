@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,11 @@ from .counting import adapter_macs, adapter_parameters, bottleneck_width
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {"Linear probe": "#56B4E9", "Conv-Adapter": "#D55E00", "Full fine-tuning": "#009E73"}
 GREY = "#666666"
+if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modules:
+    # Photographs as PNG make a notebook too large to open on a phone.
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
 
 
