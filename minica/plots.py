@@ -19,7 +19,7 @@ if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modul
     # Photographs as PNG make a notebook too large to open on a phone.
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
 
 
