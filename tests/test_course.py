@@ -205,9 +205,9 @@ def test_an_early_exit_is_not_a_success():
         (lambda nb: nb.cells.append(new_code_cell("open('/home/ada/x.png')")), "/home/ada/x.png"),
         (lambda nb: nb.cells.append(new_markdown_cell("see /tmp/run/x")), "/tmp/run/x"),
         (lambda nb: nb.cells.append(new_code_cell("open(r'C:\\Users\\Ada')")), "C:\\Users\\Ada"),
-        (lambda nb: nb.cells[0].outputs.append(new_output("stream", text="saved /root/a")), "the output of"),
+        (lambda nb: nb.cells[0].outputs.append(new_output("stream", text="saved /home/reader/a")), "the output of"),
         (lambda nb: nb.cells[0].outputs.append(new_output("display_data", {"text/html": "/opt/a"})), "/opt/a"),
-        (lambda nb: nb.metadata.update(papermill={"output_path": "/work/a.ipynb"}), "metadata"),
+        (lambda nb: nb.metadata.update(papermill={"output_path": "/srv/a.ipynb"}), "metadata"),
         (lambda nb: nb.metadata.update(widgets={"application/vnd.jupyter.widget-state+json": {}}), "no state"),
     ],
 )
@@ -221,7 +221,7 @@ def test_what_must_not_be_published(tmp_path, change, fault):
 
 def test_what_may_be_published(tmp_path):
     text = r"https://example.org/home/ada, ../tmp/x, ~/var/x, either/or, $h: \mathbb{R} \to x$, a:b"
-    picture = new_output("display_data", {"image/png": "+/tmp/x/root/y", "text/plain": "<Figure>"})
+    picture = new_output("display_data", {"image/png": "+/home/x/var/y", "text/plain": "<Figure>"})
     widgets = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2}}
     notebook = new_notebook(cells=[new_markdown_cell(text), new_code_cell("1", outputs=[picture])])
     notebook.metadata.widgets = widgets

@@ -217,7 +217,7 @@ def test_compile(name):
     ("name", "scheme"), [*zip(TINY, ("conv_parallel", "residual_parallel", "conv_sequential"), strict=True)]
 )
 def test_onnx(name, scheme, tmp_path):
-    onnx = pytest.importorskip("onnx")  # in the `test` extra, so never skipped by `make test`
+    import onnx
     from onnx.reference import ReferenceEvaluator
 
     model, x = disturb(minica.adapt(net(name), scheme)), images(name, 1)
