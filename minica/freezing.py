@@ -34,19 +34,21 @@ def freeze(model: nn.Module) -> None:
     hold_statistics(model)
 
 
-def keeps_statistics(module: nn.Module) -> bool:
-    """Whether the layer learns running statistics while it is in training mode, as BatchNorm and EvoNorm do."""
-    return any("running" in key for key, _ in module.named_buffers(recurse=False))
+def frozen_statistics(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that learn running statistics in training mode, as BatchNorm and EvoNorm do, and whose weight is frozen."""
+    for module in model.modules():
+        if any("running" in key for key, _ in module.named_buffers(recurse=False)):
+            weight = getattr(module, "weight", None)
+            if weight is None or not weight.requires_grad:
+                yield module
 
 
 def hold_statistics(model: nn.Module) -> None:
-    """Keep every layer with statistics in evaluation mode, whatever ``train()`` says, unless its weight trains."""
+    """Keep frozen statistics in evaluation mode, whatever ``train()`` says, and release all others."""
     for module in model.modules():
-        if keeps_statistics(module):
-            release_statistics(module)
-            weight = getattr(module, "weight", None)
-            if weight is None or not weight.requires_grad:
-                module.register_forward_pre_hook(_evaluate)
+        release_statistics(module)
+    for module in frozen_statistics(model):
+        module.register_forward_pre_hook(_evaluate)
 
 
 def _evaluate(module: nn.Module, args: tuple) -> None:

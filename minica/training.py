@@ -25,12 +25,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast, patch_environment, set_seed
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
 from .checkpoints import trained_state
+from .freezing import frozen_statistics
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -125,7 +125,8 @@ def fit(
                 set_seed(_mix(seed, epoch, 1 + accelerator.process_index))
                 loader.set_epoch(epoch)
                 net.train()
-                _hold_frozen_statistics(model)
+                for norm in frozen_statistics(model):  # of a model frozen by hand, without adapt or tune
+                    norm.eval()
                 for step, (images, labels) in enumerate(loader, start=epoch * len(loader)):
                     rate = learning_rate(step, steps, lr, warmup)
                     for group in optimizer.param_groups:
@@ -273,13 +274,6 @@ def _collect(
             module.training = mode
     logits, labels = zip(*rows, strict=True)
     return torch.cat(logits), torch.cat(labels)
-
-
-def _hold_frozen_statistics(model: nn.Module) -> None:
-    """A norm that does not train must not drift either: for models frozen by hand, without ``adapt`` or ``tune``."""
-    for module in model.modules():
-        if isinstance(module, _NormBase) and not any(own.requires_grad for own in module.parameters(recurse=False)):
-            module.eval()
 
 
 def _mix(*numbers: int) -> int:
