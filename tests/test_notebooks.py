@@ -32,7 +32,7 @@ def test_it_can_be_published(path):
 @each
 def test_it_is_built_as_the_course_promises(path):
     cells = nbformat.read(path, 4).cells
-    assert 25 <= len(cells) <= 45, f"{len(cells)} cells: one idea a notebook, in 25 to 40 cells or a few more"
+    assert 25 <= len(cells) <= 40, f"{len(cells)} cells: one idea a notebook, in 25 to 40 cells"
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# "), "the first cell is the title"
     card = "\n".join(cell.source for cell in cells[:3]).lower()
     assert "minutes" in card and "memory" in card, "the header card says how long it takes and what memory"
