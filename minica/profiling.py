@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 
 import torch
@@ -40,6 +41,42 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
         for module in training:
             module.training = True
     return {**numbers, "macs": counter.get_total_flops() // 2}
+
+
+class _Kept:
+    """A tensor that autograd keeps, for as long as it does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()
+
+
+def activations(model: nn.Module, images: Tensor) -> int:
+    """Bytes that autograd keeps of one training step's forward pass on ``images`` (N, C, H, W) until its backward pass.
+
+    Every storage counts once, the model's own parameters and buffers not at all.  The number is the same on every run, and
+    each further image adds the same.  Under ``torch.autocast`` it is that precision's.  The model's modes and statistics are
+    left as they were.
+    """
+    modes, buffers = [(module, module.training) for module in model.modules()], list(model.buffers())
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *buffers)}  # of storages, also without data
+    statistics, kept = [buffer.clone() for buffer in buffers], weakref.WeakSet()
+
+    def keep(tensor: Tensor) -> _Kept:
+        kept.add(held := _Kept(tensor))
+        return held
+
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
+            logits = model.train()(images)
+        storages = {held.tensor.untyped_storage()._cdata: held.tensor.untyped_storage().nbytes() for held in kept}
+        del logits  # until here, its graph kept them
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in zip(buffers, statistics, strict=True):
+                buffer.copy_(before)
+    return sum(size for storage, size in storages.items() if storage not in own)
 
 
 @torch.no_grad()
