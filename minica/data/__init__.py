@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,34 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import packaged
+from .benchmarks import BENCHMARKS
+from .few_shot import few_shot
+from .fgvc import fgvc
+from .files import Files, Listed, data_folder
 from .folder import image_folder
 from .images import RESIZE_RULES, Decoded, cut, decode
-from .transforms import AUGMENTATIONS, transform
+from .transforms import AUGMENTATIONS, Recipe, transform
+from .vtab import vtab
 
-__all__ = ["AUGMENTATIONS", "RESIZE_RULES", "ImageDataset", "Task", "decode", "load", "transform"]
+__all__ = ["AUGMENTATIONS", "BENCHMARKS", "IMAGENET", "RESIZE_RULES", "ImageDataset", "Task", "decode", "load", "transform"]
 
 PACKAGED = {"solar-cells": packaged.solar_cells, "shapes": packaged.shapes}
+BENCHMARK_AUGMENTATIONS = ("paper", "published", "none")
+# What the published code normalises by whatever the backbone expects: ``load(..., **IMAGENET)``.
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class ImageDataset(Dataset):
-    """Decoded images in memory; ``dataset[i]`` is a float32 image (3, S, S) ready for a network, and its label.
+    """Labelled images; ``dataset[i]`` is a float32 image (3, S, S) ready for a network, and its label.
 
     Attributes:
-        images: uint8 (N, 1 | 3, S, S), as decoded: what to look at.
+        images: ``images[i]`` is uint8 (1 | 3, H, W), as decoded: what to look at.  One tensor (N, 1 | 3, S, S) in memory, or
+            for the benchmarks :class:`~minica.data.files.Files`, decoded whenever they are taken.
         labels: int64 (N,).
         transform: applied to one uint8 image whenever it is taken.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, transform: torch.nn.Module) -> None:
+    def __init__(self, images: Tensor | Files, labels: Tensor, transform: torch.nn.Module) -> None:
         self.images, self.labels, self.transform = images, labels, transform
 
     def __len__(self) -> int:
@@ -45,7 +55,7 @@ class ImageDataset(Dataset):
 class Task:
     """A classification task: three disjoint sets of images and all that must be known to make more such inputs.
 
-    Only ``train`` is augmented.  Choose on ``val``; ``test`` is for the number at the end.
+    Only ``train`` is augmented.  Choose on ``val``, then train once more on ``final``; ``test`` is for the number at the end.
     """
 
     name: str
@@ -54,13 +64,22 @@ class Task:
     val: ImageDataset
     test: ImageDataset
     size: int
-    resize: str  # "squash" or "crop", see minica.data.decode
+    resize: str  # of val and test: "squash", "crop" or "centre", see minica.data.decode
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str
     source: str
     licence: str
     citation: str = ""
+
+    @cached_property
+    def final(self) -> ImageDataset:
+        """What the last run trains on when all is chosen: train and val together, augmented like train.
+
+        A few-shot task's has the shots alone.  (A benchmark's is its publisher's list, which :func:`load` puts here.)
+        """
+        images, labels = (torch.cat([getattr(d, key) for d in (self.train, self.val)]) for key in ("images", "labels"))
+        return ImageDataset(images, labels, self.train.transform)
 
     def __repr__(self) -> str:
         """How many images of which class are in which split."""
@@ -85,72 +104,129 @@ def load(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
     task: str | None = None,
-    resize: str = "squash",
+    resize: str | None = None,
     augment: str | None = None,
     train_size: int | None = None,
+    shots: int | None = None,
     seed: int = 0,
+    root: str | os.PathLike | None = None,
 ) -> Task:
-    """Load a data set, decoded once and cached under ``$MINICA_HOME`` (``~/.cache/minica``).
+    """Load a data set: small ones decoded once and cached under ``$MINICA_HOME`` (``~/.cache/minica``), benchmarks from disk.
 
     Args:
         name: ``"solar-cells"``, ``"shapes"``, or a path to class folders; see
             :func:`~minica.data.packaged.solar_cells`, :func:`~minica.data.packaged.shapes` and
-            :func:`~minica.data.folder.image_folder`.
+            :func:`~minica.data.folder.image_folder`.  Or one of :data:`~minica.data.benchmarks.BENCHMARKS`:
+            ``"vtab/dtd"``, ``"fgvc/cub200"``, ``"few-shot/pets"``; see :func:`~minica.data.vtab.vtab`,
+            :func:`~minica.data.fgvc.fgvc` and :func:`~minica.data.few_shot.few_shot`.
         size: side S of the images in pixels.
         mean: what the network expects subtracted from pixels in [0, 1], one number or one for each of R, G, B.
         std: what it expects them divided by, likewise.
         task: for solar cells ``"defect"`` (default), ``"level"`` or ``"type"``; for shapes ``"position"`` (default),
             ``"orientation"`` or ``"count"``.
-        resize: how an image becomes square: ``"squash"`` or ``"crop"``.
+        resize: how an image becomes square: ``"squash"``, ``"crop"`` or ``"centre"``, see :func:`decode`.  None squashes;
+            but of a benchmark whose training pictures are crops it takes the centre, as the published evaluation does.
         augment: of training images: ``"none"``, ``"flips"`` (with quarter turns) or ``"crop"``.  None takes what leaves
-            the labels right: flips for solar cells, none for shapes, crop for folders.
+            the labels right: flips for solar cells, none for shapes, crop for folders.  For benchmarks ``"paper"`` (the
+            default), ``"published"`` (what the published code really does) or ``"none"``: a plain resize.
         train_size: train on a subset of that many images that keeps the classes' proportions.
-        seed: draws the shapes, splits a folder that is not split, and takes the subset.  The solar cells' split is
-            fixed.
+        shots: of few-shot tasks: training images a class, 1, 2, 4, 8 or 16.
+        seed: draws the shapes and the shots, splits a folder that is not split, and takes the subset.  The splits of
+            solar cells, VTAB-1k and FGVC are fixed.
+        root: the folder of all benchmarks, else ``$MINICA_DATA``.  Only read.
 
     Raises:
         ValueError: for a data set, task, rule or augmentation that is not known, a number out of range, or whatever is
             wrong with a folder or an image file.
         ModuleNotFoundError: for solar cells without the package that holds them.
     """
-    _check_choice("resize rule", resize, RESIZE_RULES)
+    if resize is not None:
+        _check_choice("resize rule", resize, RESIZE_RULES)
     if augment is not None:
-        _check_choice("augmentation", augment, AUGMENTATIONS)
+        _check_choice("augmentation", augment, BENCHMARK_AUGMENTATIONS if name in BENCHMARKS else AUGMENTATIONS)
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}.")
     mean, std = _by_channel("mean", mean), _by_channel("std", std)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, since pixels are divided by it, got {std}.")
 
-    if name in PACKAGED:
-        data = PACKAGED[name](task, size, resize, seed)
+    if name in BENCHMARKS:
+        data = _benchmark(str(name), task, train_size, shots, seed, root)
+    elif shots is not None or root is not None:
+        given = "shots" if shots is not None else "root"
+        raise ValueError(f"{given}= is for benchmarks ({', '.join(BENCHMARKS)}), not for {os.fspath(name)!r}; leave it out.")
+    elif name in PACKAGED:
+        data = PACKAGED[name](task, size, resize or "squash", seed)
     elif Path(name).expanduser().exists():
         if task is not None:
             raise ValueError(f"a folder of class folders has only one task, got task={task!r}; leave it out.")
-        data = image_folder(Path(name).expanduser(), size, resize, seed)
+        data = image_folder(Path(name).expanduser(), size, resize or "squash", seed)
     else:
         raise ValueError(
-            f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of {', '.join(PACKAGED)}, "
-            "or give the path of a folder that holds one folder of images for each class."
+            f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of "
+            f"{', '.join([*PACKAGED, *BENCHMARKS])}, or give the path of a folder that holds one folder of images for "
+            "each class."
         )
 
-    splits, augment = data.splits, augment or data.augment
+    splits = data.splits
     if train_size is not None:
-        splits = splits | {"train": _subset(data, train_size, seed)}
-    labels = torch.from_numpy(data.labels)
+        chosen = _subset(data, train_size, seed)
+        splits = splits | {"train": chosen, "final": np.concatenate([chosen, splits["val"]])}
+    if isinstance(data, Listed):
+        return _from_disk(data, splits, BENCHMARKS[name].recipes, size, mean, std, resize, augment or "paper")
+    augment, labels = augment or data.augment, torch.from_numpy(data.labels)
     sets = {
         split: ImageDataset(
-            data.images[indices],
-            labels[indices],
+            data.images[splits[split]],
+            labels[splits[split]],
             transform(size, mean, std, augment if split == "train" else "none"),
         )
-        for split, indices in splits.items()
+        for split in ("train", "val", "test")
     }
     about = {"source": data.source, "licence": data.licence, "citation": data.citation}
+    resize = resize or "squash"
     return Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
 
 
-def _subset(data: Decoded, train_size: int, seed: int) -> np.ndarray:
+def _benchmark(name: str, task: str | None, train_size: int | None, shots: int | None, seed: int, root) -> Listed:
+    family, _, short = name.partition("/")
+    if task is not None:
+        raise ValueError(f"{name} has only one task, got task={task!r}; leave it out.")
+    if family == "few-shot":
+        if train_size is not None:
+            raise ValueError(f"of {name} choose shots, not train_size; got train_size={train_size!r}.")
+        return few_shot(short, data_folder(root), shots, seed)
+    if shots is not None:
+        raise ValueError(f"shots= is for few-shot tasks, not for {name}; leave it out, or choose train_size.")
+    return {"vtab": vtab, "fgvc": fgvc}[family](short, data_folder(root))
+
+
+def _from_disk(
+    data: Listed, splits, recipes: dict[str, Recipe], size: int, mean, std, resize: str | None, augment: str
+) -> Task:
+    recipe = recipes.get(augment, Recipe(None, False))
+    # Pictures are tested as large as they are trained on: what is cut from a margin there has its margin cut off here.
+    resize = resize or ("squash" if recipe.crop is None else "centre")
+    labels = torch.from_numpy(data.labels)
+    sets = {}
+    for split, indices in splits.items():
+        files = data.files[indices]
+        if split in ("train", "final"):
+            files.size = recipe.decoded(size)
+            files.resize = resize if recipe.crop is None or resize == "crop" else "squash"
+            change = transform(size, mean, std, recipe)
+        else:
+            files.size, files.resize = size, resize
+            change = transform(size, mean, std)
+        sets[split] = ImageDataset(files, labels[indices], change)
+    final = sets.pop("final")
+    about = {"source": data.source, "licence": "its publisher's; see DATA.md"}
+    task = Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
+    task.final = final  # before the cached property makes one
+    return task
+
+
+def _subset(data: Decoded | Listed, train_size: int, seed: int) -> np.ndarray:
     train = data.splits["train"]
     if not isinstance(train_size, int) or not 1 <= train_size <= len(train):
         raise ValueError(f"train_size must be between 1 and {len(train)}, all there are; got {train_size!r}.")

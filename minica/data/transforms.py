@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
+
+from .images import margin
 
 
 class QuarterTurns(nn.Module):
@@ -19,19 +23,40 @@ def _flips(size: int) -> list[nn.Module]:
     return [v2.RandomHorizontalFlip(), QuarterTurns()]
 
 
-def _crop(size: int) -> list[nn.Module]:
-    crop = v2.RandomResizedCrop(size, scale=(0.2, 1), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return [crop, v2.RandomHorizontalFlip()]
+class Recipe(NamedTuple):
+    """How training pictures of one benchmark are augmented; see :mod:`minica.data.benchmarks`.
+
+    ``crop``: None resizes to S x S; ``"shift"`` resizes to 8/7 S (256 for 224) and cuts S x S out at random; a number is
+    the least part of the area that a RandomResizedCrop takes.  ``flip``: half of them are mirrored.
+    """
+
+    crop: str | float | None
+    flip: bool
+
+    def decoded(self, size: int) -> int | None:
+        """The side at which a file is decoded for this; None is as large as it is."""
+        return {None: size, "shift": margin(size)}.get(self.crop)
+
+    def __call__(self, size: int) -> list[nn.Module]:
+        """The v2 transforms."""
+        flip = [v2.RandomHorizontalFlip()] if self.flip else []
+        if self.crop is None:
+            return flip
+        if self.crop == "shift":
+            return [v2.RandomCrop(size), *flip]
+        area = (self.crop, 1)
+        return [v2.RandomResizedCrop(size, area, interpolation=InterpolationMode.BICUBIC, antialias=True), *flip]
 
 
 # Each gives the v2 transforms for pictures of a size, all drawn from torch's global generator.
 AUGMENTATIONS = {
     "none": lambda size: [],
     "flips": _flips,  # where no direction is special, as in solar cells; it makes position and orientation labels wrong
-    "crop": _crop,  # for photographs: the paper's for FGVC and few-shot tasks (Section A.3)
+    "crop": Recipe(0.2, True),  # for photographs: the paper's for FGVC and few-shot tasks (Section A.3)
 }
 
 
-def transform(size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: str = "none") -> v2.Compose:
+def transform(size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: str | Recipe = "none") -> v2.Compose:
     """From uint8 (1 | 3, S, S) to float32 (3, S, S): augment, grey to RGB, [0, 1], (x - mean) / std by channel."""
-    return v2.Compose([*AUGMENTATIONS[augment](size), v2.RGB(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    steps = (AUGMENTATIONS[augment] if isinstance(augment, str) else augment)(size)
+    return v2.Compose([*steps, v2.RGB(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])

@@ -1,0 +1,126 @@
+"""How are the four FGVC data sets read?  As their publishers lay them out, or by VPT's JSON lists."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .benchmarks import FGVC
+from .files import Entry, Listed, find_folder, listed, read_json, read_mat, read_text
+
+
+def fgvc(name: str, root: Path) -> Listed:
+    """CUB-200-2011, NABirds, Stanford Dogs or Stanford Cars.
+
+    With ``train.json``, ``val.json`` and ``test.json`` in the folder (VPT's: ``{image: class id}``) these are the splits.
+    Otherwise the publisher's training list is cut 90 to 10 as the published code of Conv-Adapter does it: shuffled by seed
+    42, not stratified, a tenth rounded up.  Sizes are the same either way; whether the images are, nobody has shown.
+
+    The last run trains on the publisher's whole training list.
+
+    Raises:
+        ValueError: if the folder or a list is missing, or a list is wrong (see :func:`~minica.data.files.listed`).
+        ModuleNotFoundError: for MATLAB lists without scipy.
+    """
+    facts, full = FGVC[name], f"fgvc/{name}"
+    folder = find_folder(root, "fgvc", facts.folders, full)
+    if name == "nabirds" and (folder / "nabirds").is_dir():
+        folder = folder / "nabirds"
+    if all((folder / f"{split}.json").is_file() for split in ("train", "val", "test")):
+        lists, classes = _vpt(folder)
+        source = f"{facts.paper}, split of VPT"
+    else:
+        train, test, classes = {"dogs": _dogs, "cars": _cars}.get(name, _birds)(folder)
+        lists = ninety_ten(train) | {"test": test}
+        source = f"{facts.paper}, a tenth of its training list for validation"
+    places = [folder / "images", folder / "Images", folder]
+    return listed(full, places, lists, classes, source)
+
+
+def ninety_ten(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """Train and val as ``sklearn.model_selection.train_test_split(test_size=0.1, random_state=42)`` gives them."""
+    order = np.random.RandomState(42).permutation(len(entries))
+    held = math.ceil(0.1 * len(entries))
+    return {"train": [entries[i] for i in order[held:]], "val": [entries[i] for i in order[:held]]}
+
+
+def _vpt(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
+    """Class ids become labels in ascending order.  Cars' keys begin with the folder of the archive of all images."""
+    found = {split: read_json(folder / f"{split}.json") for split in ("train", "val", "test")}
+    for split, images in found.items():
+        if not isinstance(images, dict) or not images or not all(isinstance(label, int) for label in images.values()):
+            raise ValueError(f"{folder / split}.json: expected {{image: class id}}, as VPT writes it; get the file again.")
+    ids = sorted({label for images in found.values() for label in images.values()})
+    prefix = "" if (folder / "car_ims").is_dir() else "car_ims/"
+    lists = {
+        split: [
+            Entry(image.removeprefix(prefix), ids.index(label), f"{folder / split}.json[{image}]")
+            for image, label in images.items()
+        ]
+        for split, images in found.items()
+    }
+    return lists, [str(number) for number in ids]
+
+
+def _birds(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
+    """CUB and NABirds: three files of ``<image id> <value>``, and the classes' names.
+
+    NABirds uses 555 of its 1,011 class ids (the others are groups of species); they become labels in ascending order.
+    """
+    columns = {name: _column(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split")}
+    images = columns["images"]
+    for name, column in columns.items():
+        if lost := images.keys() ^ column.keys():
+            raise ValueError(f"{folder / name}.txt: image id {min(lost)} is not in it and in images.txt alike; get both again.")
+    ids = sorted({int(number) for number in columns["image_class_labels"].values()})
+    label = {number: i for i, number in enumerate(ids)}
+    names = {int(number): text for number, text in _column(folder / "classes.txt").items()}
+    sides: dict[str, list[Entry]] = {"1": [], "0": []}
+    for line, (key, image) in enumerate(images.items(), 1):
+        side = columns["train_test_split"][key]
+        if side not in sides:
+            raise ValueError(f"{folder / 'train_test_split.txt'}: image id {key} has {side!r}; 1 is training, 0 is test.")
+        number = int(columns["image_class_labels"][key])
+        sides[side].append(Entry(image, label[number], f"{folder / 'images.txt'}:{line}"))
+    return sides["1"], sides["0"], [names.get(number, str(number)) for number in ids]
+
+
+def _column(path: Path) -> dict[str, str]:
+    """Lines of ``<key> <value>``."""
+    found = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        key, _, value = line.strip().partition(" ")
+        if not value:
+            raise ValueError(f"{path}:{number}: expected an id and a value, got {line!r}; get the file again.")
+        found[key] = value
+    return found
+
+
+def _dogs(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
+    sides = []
+    for split in ("train", "test"):
+        path = _first(folder, f"{split}_list.mat", f"lists/{split}_list.mat")
+        rows = zip(*(np.atleast_1d(read_mat(path)[key]) for key in ("annotation_list", "labels")), strict=True)
+        sides.append([Entry(f"{image}.jpg", int(label) - 1, f"{path}[{i}]") for i, (image, label) in enumerate(rows)])
+    names = {entry.label: entry.image.partition("/")[0].partition("-")[2] for entry in sides[0]}
+    return *sides, [names.get(label, str(label)) for label in range(FGVC["dogs"].classes)]
+
+
+def _cars(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
+    sides = []
+    for split, name in (("train", "cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
+        path = _first(folder, f"devkit/{name}", name)
+        rows = np.atleast_1d(read_mat(path)["annotations"])
+        sides.append(
+            [Entry(f"cars_{split}/{row['fname']}", int(row["class"]) - 1, f"{path}[{i}]") for i, row in enumerate(rows)]
+        )
+    return *sides, [str(name) for name in read_mat(_first(folder, "devkit/cars_meta.mat", "cars_meta.mat"))["class_names"]]
+
+
+def _first(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"{folder} has no {' and no '.join(names)}, nor train.json, val.json and test.json; add one or the other.")
