@@ -4,7 +4,8 @@ from . import data
 from .adapter import ConvAdapter
 from .backbones import create_backbone, normalization
 from .checkpoints import load_adapter, save_adapter
-from .freezing import detach
+from .freezing import detach, plain
+from .lean import lean
 from .profiling import count
 from .schemes import SCHEMES, adapt, adapters, switch
 from .training import evaluate, fit, predict
@@ -23,8 +24,10 @@ __all__ = [
     "detach",
     "evaluate",
     "fit",
+    "lean",
     "load_adapter",
     "normalization",
+    "plain",
     "predict",
     "save_adapter",
     "switch",

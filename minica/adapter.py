@@ -144,8 +144,25 @@ class ConvAdapter(nn.Module):
             beyond.append(max(total - 2 * before[axis], 0))
         if any(beyond):
             x = F.pad(x, (0, beyond[1], 0, beyond[0]))
-        h = F.conv2d(x, conv.weight, conv.bias, conv.stride, before, conv.dilation, conv.groups)
+        h = self._convolve(x, before)
         return h if h.shape[-2:] == tuple(out) else h[..., : out[0], : out[1]]
+
+    def _convolve(self, x: Tensor, padding: list[int]) -> Tensor:
+        """The down-projection: on a CPU a depth-wise convolution and a sum over each group of gamma channels.
+
+        It is the same as the published convolution of C / gamma groups, with the same weights.  PyTorch's depth-wise kernels
+        for CPUs are 1.1 to 10 times faster than its grouped ones, by shape and memory format, forward and backward together.
+        """
+        conv, channels = self.down, self.down.in_channels
+        gamma = channels // conv.groups
+        if x.device.type != "cpu" or conv.groups != conv.out_channels or gamma == 1:
+            return F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        kernels = conv.weight.reshape(channels, 1, *conv.kernel_size)
+        h = F.conv2d(x, kernels, None, conv.stride, padding, conv.dilation, channels)
+        bias = conv.bias.to(h.dtype)  # under bf16 autocast a float32 bias would promote the map
+        if h.is_contiguous():
+            return h.unflatten(1, (conv.groups, gamma)).sum(2) + bias[:, None, None]
+        return (h.permute(0, 2, 3, 1).unflatten(3, (conv.groups, gamma)).sum(4) + bias).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         width, form = self.down.out_channels, "" if self.form == "depthwise" else f", form={self.form}"

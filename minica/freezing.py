@@ -13,6 +13,26 @@ class Attachment:
     """What :func:`detach` removes: a module that was added to the backbone and whose bound methods are its hooks."""
 
 
+class Lean:
+    """The class that a module wears for training is a subclass of this and of its own; see :mod:`minica.lean`."""
+
+    BUFFERS = ("lean_weight", "lean_bias")  # what it may hold beside its own, in no state dict
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Undo :func:`minica.lean`: every layer is of its own class again, in place."""
+    for module in model.modules():
+        if isinstance(module, Lean):
+            module.__class__ = type(module).__bases__[1]
+            for name in [key for key in (*vars(module), *module._buffers) if key.startswith("lean_")]:
+                delattr(module, name)
+    if model.__dict__.pop("_lean_checkpoint", False):
+        model.set_grad_checkpointing(False)
+    if model.__dict__.pop("_ddp_params_and_buffers_to_ignore", None) is not None:
+        _unhook(model._load_state_dict_post_hooks, lambda hook: hook.__name__ == "_loaded")
+    return model
+
+
 def attachments(model: nn.Module) -> list[str]:
     """Dotted names of all that was added to the backbone."""
     return [name for name, module in model.named_modules() if isinstance(module, Attachment)]
@@ -26,6 +46,7 @@ def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 def freeze(model: nn.Module) -> None:
     """Freeze every parameter, and hold every normalisation layer's statistics; :func:`detach` undoes it."""
+    plain(model)
     if not hasattr(model, "_minica"):
         before = {key: weight.requires_grad for key, weight in model.named_parameters()}
         model._minica = {"requires_grad": before, "adapters": {}, "beside": {}, "added_biases": []}
@@ -51,6 +72,11 @@ def hold_statistics(model: nn.Module) -> None:
         module.register_forward_pre_hook(_evaluate)
 
 
+def held(module: nn.Module) -> bool:
+    """Whether :func:`hold_statistics` holds this layer's."""
+    return _evaluate in module._forward_pre_hooks.values()
+
+
 def _evaluate(module: nn.Module, args: tuple) -> None:
     if module.training:
         module.training = False
@@ -67,10 +93,11 @@ def detach(model: nn.Module) -> nn.Module:
     What was trained of the network's own stays trained: its classifier and, after ``tune`` with ``"full"``, ``"bias"``,
     ``"norm"`` or ``norms=``, those weights.  A model that was never adapted comes back unchanged.
     """
+    plain(model)
     for module in list(model.modules()):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             _unhook(hooks, lambda hook: isinstance(getattr(hook, "__self__", None), Attachment))
-        if _evaluate in module._forward_pre_hooks.values():
+        if held(module):
             release_statistics(module)
             module.training = model.training
     for name in attachments(model):
