@@ -69,7 +69,7 @@ def fit(
         folder: where a checkpoint is written after every epoch (the last two are kept) and the newest one resumed.
             A run that was killed and is called again ends, on a CPU, with the bits of one that was not; a finished one
             returns at once.  A run is known by its settings, the frozen weights, the trained tensors' shapes and
-            ``train``'s tensors ``images`` and ``labels`` if it has them.
+            ``train``'s tensors ``images`` (of images that stay on disk, their names) and ``labels`` if it has them.
         precision: ``"no"`` (float32), or autocast to ``"bf16"`` or, on a GPU, ``"fp16"``.
         device: CUDA if there is one, else the CPU.  ``"mps"`` is used on request only.
         workers: loader processes, started anew in each epoch so that their augmentation can be repeated.
@@ -410,7 +410,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _identity(model: nn.Module, train: Dataset) -> dict:
     """What tells this run from another one of the same settings."""
-    trained, data = trained_state(model), (getattr(train, "images", None), getattr(train, "labels", None))
+    images, trained = getattr(train, "images", None), trained_state(model)
+    data = (getattr(images, "listing", images), getattr(train, "labels", None))  # of images on disk, which files
     return {
         "training images": len(train),
         "training data": _checksum(value for value in data if isinstance(value, Tensor)),

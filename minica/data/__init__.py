@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,10 @@ from . import packaged
 from .benchmarks import BENCHMARKS
 from .few_shot import few_shot
 from .fgvc import fgvc
-from .files import Files, Listed, data_folder
+from .files import Files, data_folder
 from .folder import image_folder
-from .images import RESIZE_RULES, Decoded, cut, decode
-from .transforms import AUGMENTATIONS, Recipe, transform
+from .images import RESIZE_RULES, Collection, cut, decode
+from .transforms import AUGMENTATIONS, transform
 from .vtab import vtab
 
 __all__ = ["AUGMENTATIONS", "BENCHMARKS", "IMAGENET", "RESIZE_RULES", "ImageDataset", "Task", "decode", "load", "transform"]
@@ -152,15 +153,16 @@ def load(
 
     if name in BENCHMARKS:
         data = _benchmark(str(name), task, train_size, shots, seed, root)
-    elif shots is not None or root is not None:
-        given = "shots" if shots is not None else "root"
-        raise ValueError(f"{given}= is for benchmarks ({', '.join(BENCHMARKS)}), not for {os.fspath(name)!r}; leave it out.")
-    elif name in PACKAGED:
-        data = PACKAGED[name](task, size, resize or "squash", seed)
-    elif Path(name).expanduser().exists():
-        if task is not None:
+    elif name in PACKAGED or Path(name).expanduser().exists():
+        for option, value in (("shots", shots), ("root", root)):
+            if value is not None:
+                raise ValueError(f"{option}= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
+        if name in PACKAGED:
+            data = PACKAGED[name](task, size, resize or "squash", seed)
+        elif task is not None:
             raise ValueError(f"a folder of class folders has only one task, got task={task!r}; leave it out.")
-        data = image_folder(Path(name).expanduser(), size, resize or "squash", seed)
+        else:
+            data = image_folder(Path(name).expanduser(), size, resize or "squash", seed)
     else:
         raise ValueError(
             f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of "
@@ -168,65 +170,46 @@ def load(
             "each class."
         )
 
-    splits = data.splits
+    splits, augment = data.splits, augment or data.augment
     if train_size is not None:
         chosen = _subset(data, train_size, seed)
         splits = splits | {"train": chosen, "final": np.concatenate([chosen, splits["val"]])}
-    if isinstance(data, Listed):
-        return _from_disk(data, splits, BENCHMARKS[name].recipes, size, mean, std, resize, augment or "paper")
-    augment, labels = augment or data.augment, torch.from_numpy(data.labels)
-    sets = {
-        split: ImageDataset(
-            data.images[splits[split]],
-            labels[splits[split]],
-            transform(size, mean, std, augment if split == "train" else "none"),
-        )
-        for split in ("train", "val", "test")
-    }
+    recipe = BENCHMARKS[name].recipe(augment) if name in BENCHMARKS else augment
+    # Pictures are tested as large as they are trained on: what is cut from a margin there has its margin cut off here.
+    resize = resize or ("centre" if name in BENCHMARKS and recipe.crop else "squash")
+    labels, sets = torch.from_numpy(data.labels), {}
+    for split, indices in splits.items():
+        images, trains = data.images[indices], split in ("train", "final")
+        if isinstance(images, Files):
+            images.size, images.resize = recipe.decoded(size, resize) if trains else (size, resize)
+        sets[split] = ImageDataset(images, labels[indices], transform(size, mean, std, recipe if trains else "none"))
+    final = sets.pop("final", None)
     about = {"source": data.source, "licence": data.licence, "citation": data.citation}
-    resize = resize or "squash"
-    return Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
+    loaded = Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
+    if final is not None:
+        loaded.final = final  # in place of the property's
+    return loaded
 
 
-def _benchmark(name: str, task: str | None, train_size: int | None, shots: int | None, seed: int, root) -> Listed:
+def _benchmark(name: str, task: str | None, train_size: int | None, shots: int | None, seed: int, root) -> Collection:
     family, _, short = name.partition("/")
     if task is not None:
         raise ValueError(f"{name} has only one task, got task={task!r}; leave it out.")
     if family == "few-shot":
         if train_size is not None:
             raise ValueError(f"of {name} choose shots, not train_size; got train_size={train_size!r}.")
-        return few_shot(short, data_folder(root), shots, seed)
-    if shots is not None:
+        found = few_shot(short, data_folder(root), shots, seed)
+    elif shots is not None:
         raise ValueError(f"shots= is for few-shot tasks, not for {name}; leave it out, or choose train_size.")
-    return {"vtab": vtab, "fgvc": fgvc}[family](short, data_folder(root))
+    else:
+        found = {"vtab": vtab, "fgvc": fgvc}[family](short, data_folder(root))
+    sizes = [(split, len(found.splits[split]), count) for split, count in BENCHMARKS[name].sizes.items()]
+    if other := [f"{there:,} {split} images (published: {count:,})" for split, there, count in sizes if there != count]:
+        warnings.warn(f"this copy of {name} has {', '.join(other)}: results do not compare with published ones.", stacklevel=3)
+    return found
 
 
-def _from_disk(
-    data: Listed, splits, recipes: dict[str, Recipe], size: int, mean, std, resize: str | None, augment: str
-) -> Task:
-    recipe = recipes.get(augment, Recipe(None, False))
-    # Pictures are tested as large as they are trained on: what is cut from a margin there has its margin cut off here.
-    resize = resize or ("squash" if recipe.crop is None else "centre")
-    labels = torch.from_numpy(data.labels)
-    sets = {}
-    for split, indices in splits.items():
-        files = data.files[indices]
-        if split in ("train", "final"):
-            files.size = recipe.decoded(size)
-            files.resize = resize if recipe.crop is None or resize == "crop" else "squash"
-            change = transform(size, mean, std, recipe)
-        else:
-            files.size, files.resize = size, resize
-            change = transform(size, mean, std)
-        sets[split] = ImageDataset(files, labels[indices], change)
-    final = sets.pop("final")
-    about = {"source": data.source, "licence": "its publisher's; see DATA.md"}
-    task = Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
-    task.final = final  # before the cached property makes one
-    return task
-
-
-def _subset(data: Decoded | Listed, train_size: int, seed: int) -> np.ndarray:
+def _subset(data: Collection, train_size: int, seed: int) -> np.ndarray:
     train = data.splits["train"]
     if not isinstance(train_size, int) or not 1 <= train_size <= len(train):
         raise ValueError(f"train_size must be between 1 and {len(train)}, all there are; got {train_size!r}.")

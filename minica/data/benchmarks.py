@@ -32,8 +32,13 @@ class Benchmark:
     names: tuple[str, ...] | None = None  # of the classes, where a rule gives them
 
     @property
-    def recipes(self) -> dict[str, Recipe]:
-        return {"paper": self.paper_recipe, "published": self.published_recipe}
+    def sizes(self) -> dict[str, int]:
+        """Images by split, as far as no choice of shots is in them."""
+        return {"val": self.val, "test": self.test} | ({} if self.group == "Few-Shot" else {"train": self.train})
+
+    def recipe(self, augment: str) -> Recipe:
+        """``"paper"``, ``"published"`` or ``"none"``."""
+        return {"paper": self.paper_recipe, "published": self.published_recipe, "none": _RESIZE}[augment]
 
 
 def _vtab(group: str, paper: str, classes: int, test: int, folders: str, *recipes: Recipe, names=None) -> Benchmark:
@@ -71,7 +76,8 @@ VTAB = {
     ),
     "dmlab": _vtab("Structured", "Dmlab", 6, 22735, "dmlab", _RESIZE_FLIP, _SHIFT),
     "kitti": _vtab(
-        "Structured", "Kitti", 4, 711, "kitti", _RESIZE_FLIP, _SHIFT_FLIP, names=("to 8 m", "8 to 20 m", "above 20 m", "none")
+        "Structured", "Kitti", 4, 711, "kitti", _RESIZE_FLIP, _SHIFT_FLIP,
+        names=("to 8 m", "8 to 20 m", "above 20 m", "no vehicle"),
     ),
     "dsprites_loc": _vtab(
         "Structured", "Dsprites/loc", 16, 73728, "dsprites_loc", _RESIZE, _RESIZE,

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from .benchmarks import FEW_SHOT
-from .files import Entry, Listed, find_folder, listed, read_json, read_list, read_text
+from .files import Entry, find_folder, listed, read_json, read_list, read_text
+from .images import Collection
 
 SHOTS = (1, 2, 4, 8, 16)
 
 
-def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Listed:
+def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
     """``shots`` training images a class of Aircraft, Food101, Flowers102, Pets or Cars, and the whole val and test sets.
 
     * NOAH: ``annotations/train_meta.list.num_shot_4.seed_0`` (seeds 0, 1, 2), ``val_meta.list`` and ``test_meta.list``,

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from .benchmarks import FGVC
-from .files import Entry, Listed, find_folder, listed, read_json, read_mat, read_text
+from .files import Entry, find_folder, listed, read_json, read_mat, read_text, whole
+from .images import Collection
 
 
-def fgvc(name: str, root: Path) -> Listed:
+def fgvc(name: str, root: Path) -> Collection:
     """CUB-200-2011, NABirds, Stanford Dogs or Stanford Cars.
 
     With ``train.json``, ``val.json`` and ``test.json`` in the folder (VPT's: ``{image: class id}``) these are the splits.
@@ -50,14 +51,15 @@ def _vpt(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
     """Class ids become labels in ascending order.  Cars' keys begin with the folder of the archive of all images."""
     found = {split: read_json(folder / f"{split}.json") for split in ("train", "val", "test")}
     for split, images in found.items():
-        if not isinstance(images, dict) or not images or not all(isinstance(label, int) for label in images.values()):
+        if not isinstance(images, dict) or not images or not all(isinstance(number, int) for number in images.values()):
             raise ValueError(f"{folder / split}.json: expected {{image: class id}}, as VPT writes it; get the file again.")
-    ids = sorted({label for images in found.values() for label in images.values()})
+    ids = sorted({number for images in found.values() for number in images.values()})
+    label = {number: i for i, number in enumerate(ids)}
     prefix = "" if (folder / "car_ims").is_dir() else "car_ims/"
     lists = {
         split: [
-            Entry(image.removeprefix(prefix), ids.index(label), f"{folder / split}.json[{image}]")
-            for image, label in images.items()
+            Entry(image.removeprefix(prefix), label[number], f"{folder / split}.json[{image}]")
+            for image, number in images.items()
         ]
         for split, images in found.items()
     }
@@ -69,32 +71,30 @@ def _birds(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
 
     NABirds uses 555 of its 1,011 class ids (the others are groups of species); they become labels in ascending order.
     """
-    columns = {name: _column(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split")}
-    images = columns["images"]
-    for name, column in columns.items():
-        if lost := images.keys() ^ column.keys():
-            raise ValueError(f"{folder / name}.txt: image id {min(lost)} is not in it and in images.txt alike; get both again.")
-    ids = sorted({int(number) for number in columns["image_class_labels"].values()})
-    label = {number: i for i, number in enumerate(ids)}
-    names = {int(number): text for number, text in _column(folder / "classes.txt").items()}
-    sides: dict[str, list[Entry]] = {"1": [], "0": []}
-    for line, (key, image) in enumerate(images.items(), 1):
-        side = columns["train_test_split"][key]
-        if side not in sides:
-            raise ValueError(f"{folder / 'train_test_split.txt'}: image id {key} has {side!r}; 1 is training, 0 is test.")
-        number = int(columns["image_class_labels"][key])
-        sides[side].append(Entry(image, label[number], f"{folder / 'images.txt'}:{line}"))
-    return sides["1"], sides["0"], [names.get(number, str(number)) for number in ids]
+    images, classes, sides = (_column(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split"))
+    for key, (_, origin) in images.items():
+        if key not in classes or key not in sides:
+            raise ValueError(f"{origin}: image id {key} has no line in image_class_labels.txt and train_test_split.txt.")
+    ids = {key: whole(*classes[key]) for key in images}
+    label = {number: i for i, number in enumerate(sorted(set(ids.values())))}
+    names = {whole(key, origin): text for key, (text, origin) in _column(folder / "classes.txt").items()}
+    lists: dict[str, list[Entry]] = {"1": [], "0": []}
+    for key, (image, origin) in images.items():
+        side, said = sides[key]
+        if side not in lists:
+            raise ValueError(f"{said}: expected 1 for a training image or 0 for a test image, got {side!r}.")
+        lists[side].append(Entry(image, label[ids[key]], origin))
+    return lists["1"], lists["0"], [names.get(number, str(number)) for number in label]
 
 
-def _column(path: Path) -> dict[str, str]:
-    """Lines of ``<key> <value>``."""
+def _column(path: Path) -> dict[str, tuple[str, str]]:
+    """Of lines of ``<key> <value>``: key -> (value, where it stands)."""
     found = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         key, _, value = line.strip().partition(" ")
         if not value:
             raise ValueError(f"{path}:{number}: expected an id and a value, got {line!r}; get the file again.")
-        found[key] = value
+        found[key] = value, f"{path}:{number}"
     return found
 
 
@@ -102,7 +102,7 @@ def _dogs(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
     sides = []
     for split in ("train", "test"):
         path = _first(folder, f"{split}_list.mat", f"lists/{split}_list.mat")
-        rows = zip(*(np.atleast_1d(read_mat(path)[key]) for key in ("annotation_list", "labels")), strict=True)
+        rows = zip(*read_mat(path, "annotation_list", "labels"), strict=True)
         sides.append([Entry(f"{image}.jpg", int(label) - 1, f"{path}[{i}]") for i, (image, label) in enumerate(rows)])
     names = {entry.label: entry.image.partition("/")[0].partition("-")[2] for entry in sides[0]}
     return *sides, [names.get(label, str(label)) for label in range(FGVC["dogs"].classes)]
@@ -112,11 +112,14 @@ def _cars(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
     sides = []
     for split, name in (("train", "cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
         path = _first(folder, f"devkit/{name}", name)
-        rows = np.atleast_1d(read_mat(path)["annotations"])
+        (rows,) = read_mat(path, "annotations")
+        if not {"fname", "class"} <= set(rows.dtype.names or ()):
+            raise ValueError(f"{path} has no labels (fields {rows.dtype.names}); get the {name} that has.")
         sides.append(
             [Entry(f"cars_{split}/{row['fname']}", int(row["class"]) - 1, f"{path}[{i}]") for i, row in enumerate(rows)]
         )
-    return *sides, [str(name) for name in read_mat(_first(folder, "devkit/cars_meta.mat", "cars_meta.mat"))["class_names"]]
+    (names,) = read_mat(_first(folder, "devkit/cars_meta.mat", "cars_meta.mat"), "class_names")
+    return *sides, [str(name) for name in names]
 
 
 def _first(folder: Path, *names: str) -> Path:

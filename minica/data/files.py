@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from .images import decode
+from .images import Collection, decode
 
 
 class Entry(NamedTuple):
@@ -43,6 +44,11 @@ class Files(Sequence):
     size: int | None = None
     resize: str = "squash"
 
+    @property
+    def listing(self) -> Tensor:
+        """The names, as bytes: what tells one set of files from another."""
+        return torch.frombuffer(bytearray("\n".join(self.names).encode()), dtype=torch.uint8)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -53,22 +59,6 @@ class Files(Sequence):
             return decode(self.root / str(self.names[i]), self.size, self.resize)
         except ValueError as error:
             raise ValueError(f"{self.origins[i]}: {error}") from error
-
-
-@dataclass
-class Listed:
-    """What a reader of image lists hands over."""
-
-    name: str
-    files: Files
-    labels: np.ndarray  # int64 (N,)
-    splits: dict[str, np.ndarray]  # "train", "val", "test" and "final": positions in files
-    source: str
-    strata: np.ndarray = field(init=False)  # what a subset of the training images keeps the proportions of
-    classes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.strata = self.labels
 
 
 def data_folder(root: str | os.PathLike | None) -> Path:
@@ -124,7 +114,7 @@ def read_list(path: Path) -> list[Entry]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             image, _, label = line.strip().rpartition(" ")
-            entries.append(Entry(image.strip(), _label(label, f"{path}:{number}"), f"{path}:{number}"))
+            entries.append(Entry(image.strip(), whole(label, f"{path}:{number}"), f"{path}:{number}"))
     if not entries:
         raise ValueError(f"{path} is empty; get it again.")
     return entries
@@ -137,22 +127,24 @@ def read_json(path: Path) -> object:
         raise ValueError(f"{path}:{error.lineno}: no JSON ({error.msg}); get the file again.") from error
 
 
-def read_mat(path: Path) -> dict:
-    """The variables of a MATLAB file, arrays of one element unwrapped."""
+def read_mat(path: Path, *variables: str) -> list[np.ndarray]:
+    """These variables of a MATLAB file, each one-dimensional; cells and structures as Python objects."""
     try:
         import scipy.io
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path.name} is a MATLAB file; to read it: pip install scipy", name="scipy") from error
     try:
-        return scipy.io.loadmat(path, squeeze_me=True)
+        found = scipy.io.loadmat(path, squeeze_me=True)
+        return [np.atleast_1d(found[name]) for name in variables]
     except Exception as error:  # a damaged file makes it raise anything from OSError to struct.error and zlib.error
-        raise ValueError(f"cannot read {path} ({str(error) or type(error).__name__}); get it again.") from error
+        raise ValueError(f"cannot read {', '.join(variables)} from {path} ({error!r}); get the file again.") from error
 
 
-def _label(text: object, origin: str) -> int:
+def whole(text: str, origin: str) -> int:
+    """The number of a class."""
     try:
         return int(text)
-    except (TypeError, ValueError):
+    except ValueError:
         raise ValueError(f"{origin}: expected an image and the number of its class, got {text!r} as the number.") from None
 
 
@@ -166,8 +158,7 @@ def listed(
     classes: Sequence[str],
     source: str,
     absent: bool = False,
-    rename: Callable[[str], str] = str,
-) -> Listed:
+) -> Collection:
     """Check the lists of all splits against each other and against the disk.
 
     Args:
@@ -228,4 +219,14 @@ def listed(
                     f"{said[i].origin}: no training image has its class {labels[i]} ({classes[labels[i]]}); complete the lists."
                 )
     names, origins = (np.array([entry[column] for entry in said], str) for column in (0, 2))
-    return Listed(name, Files(root, names, origins), labels, splits, source, tuple(classes))
+    return Collection(
+        name=name,
+        classes=tuple(classes),
+        images=Files(root, names, origins),
+        labels=labels,
+        splits=splits,
+        strata=labels,
+        augment="paper",
+        source=source,
+        licence="its publisher's; see DATA.md",
+    )

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .images import Decoded, cut, decode_all
+from .images import Collection, cut, decode_all
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def image_folder(root: Path, size: int, resize: str, seed: int) -> Decoded:
+def image_folder(root: Path, size: int, resize: str, seed: int) -> Collection:
     """``root/<class>/*.jpg`` or ``root/{train,val,test}/<class>/*.jpg``; ``valid`` and ``validation`` mean ``val`` too.
 
     Classes are the names of the class folders, sorted; images may lie in sub-folders of them.  Hidden files and folders
@@ -49,7 +49,7 @@ def image_folder(root: Path, size: int, resize: str, seed: int) -> Decoded:
         splits["train"], splits[split] = cut(splits["train"], strata, count, random)
 
     name = root.resolve().name
-    return Decoded(
+    return Collection(
         name=name,
         classes=classes,
         images=decode_all(name, root, paths, size, resize),

@@ -169,14 +169,14 @@ def _seal(images: Tensor, fingerprint: str) -> str:
 
 
 @dataclass
-class Decoded:
+class Collection:
     """What a reader hands over: all pictures of a data set, and which of them are for what."""
 
     name: str
     classes: tuple[str, ...]
-    images: Tensor  # uint8 (N, 1 | 3, S, S)
+    images: Tensor | Sequence[Tensor]  # uint8 (N, 1 | 3, S, S) in memory, or minica.data.files.Files on disk
     labels: np.ndarray  # int64 (N,), positions in classes
-    splits: dict[str, np.ndarray]  # "train", "val" and "test": positions in images
+    splits: dict[str, np.ndarray]  # "train", "val" and "test", where it is known "final": positions in images
     strata: np.ndarray  # int64 (N,), what a subset of the training images keeps the proportions of
     augment: str  # the augmentation that leaves the labels right
     source: str

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .images import Decoded, cached, cut, decode_all, resized, to_tensor
+from .images import Collection, cached, cut, decode_all, resized, to_tensor
 
 # ---------------------------------------------------------------------------------------------------------- solar cells
 
@@ -22,7 +22,7 @@ SOLAR_CELL_TASKS = {
 }
 
 
-def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Decoded:
+def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Collection:
     """2,624 electroluminescence photographs of solar cells, 300 x 300 grey, from the package ``elpv-dataset``.
 
     An expert gave each cell a defect probability p.  Tasks: ``"defect"``, p > 0.5 (the default); ``"level"``, the four
@@ -49,7 +49,7 @@ def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Decoded:
     strata, random = 2 * level + poly, np.random.RandomState(0)
     train, test = cut(np.arange(len(files)), strata, round(0.25 * len(files)), random)
     train, val = cut(train, strata, round(0.2 * len(train)), random)
-    return Decoded(
+    return Collection(
         name=f"solar-cells/{task}",
         classes=SOLAR_CELL_TASKS[task],
         images=decode_all("solar-cells", root, [root / file for file in files], size, resize),
@@ -80,7 +80,7 @@ _REACH = 16.0  # no shape of scale 1 goes further from its centre, in pixels
 _LATENTS = (3, 6, 40, 32, 32)  # shape, scale, orientation, x, y: dSprites' factors of variation, in its order
 
 
-def shapes(task: str | None, size: int, resize: str, seed: int, images: tuple[int, int, int] = (800, 200, 2000)) -> Decoded:
+def shapes(task: str | None, size: int, resize: str, seed: int, images: tuple[int, int, int] = (800, 200, 2000)) -> Collection:
     """White squares, ellipses and hearts on black, drawn by this package in the manner of dSprites and CLEVR.
 
     ``"position"`` and ``"orientation"`` (the same pictures) are dSprites-like: one shape a picture; 3 shapes, 6 scales,
@@ -112,7 +112,7 @@ def shapes(task: str | None, size: int, resize: str, seed: int, images: tuple[in
 
     pictures = "many" if task == "count" else "one"
     train, val, test = np.split(np.arange(total), np.cumsum(images)[:2])
-    return Decoded(
+    return Collection(
         name=f"shapes/{task}",
         classes=SHAPE_TASKS[task],
         images=cached(f"shapes-{pictures}-{seed}-{total}-{size}", [], draw),

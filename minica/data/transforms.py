@@ -33,9 +33,11 @@ class Recipe(NamedTuple):
     crop: str | float | None
     flip: bool
 
-    def decoded(self, size: int) -> int | None:
-        """The side at which a file is decoded for this; None is as large as it is."""
-        return {None: size, "shift": margin(size)}.get(self.crop)
+    def decoded(self, size: int, resize: str) -> tuple[int | None, str]:
+        """Side and rule by which a file is decoded for this; without a side, as large as it is."""
+        if self.crop is None:
+            return size, resize
+        return (margin(size) if self.crop == "shift" else None), ("crop" if resize == "crop" else "squash")
 
     def __call__(self, size: int) -> list[nn.Module]:
         """The v2 transforms."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .benchmarks import VTAB
-from .files import Listed, find_folder, listed, read_list
+from .files import find_folder, listed, read_list
+from .images import Collection
 
 
-def vtab(name: str, root: Path) -> Listed:
+def vtab(name: str, root: Path) -> Collection:
     """One of the 19 tasks of 1,000 training images (Zhai et al. 2019).
 
     ``vtab-1k/<task>/{train800,val200,train800val200,test}.txt`` have lines ``images/train800/000000.jpg 7``.  Choices are
