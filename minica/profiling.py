@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from functools import partial
 
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .adapter import ConvAdapter
 from .anatomy import classifier_names
-from .freezing import attachments
-from .schemes import adapters, sites
+from .backbones import create_backbone
+from .counting import adapter_operations
+from .freezing import attachments, detach
+from .paper import table
+from .schemes import SCHEMES, adapt, adapters, sites
 from .tracing import blank_image
 
 
@@ -41,6 +46,63 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
         for module in training:
             module.training = True
     return {**numbers, "macs": counter.get_total_flops() // 2}
+
+
+def operations(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[str, int]:
+    """What the paper's Table 10 counts for one image of ``size`` (see :func:`count`); divide by 1e9 for its "GFLOPs".
+
+    Returns:
+        ``backbone``: a convolution's multiply-accumulates and biases, a linear layer's without its biases, two for an element
+        that a BatchNorm receives, one for a ReLU or the stem's pool; LayerNorm and GELU count nothing.  ``adapters``: of each,
+        :func:`~minica.counting.adapter_operations`.
+    """
+    found = dict(backbone=0, adapters=0)
+
+    def see(module: nn.Module, args: tuple, output: Tensor) -> None:
+        if isinstance(module, ConvAdapter):
+            shape = dict(kernel_size=module.down.kernel_size, compression=module.compression, form=module.form)
+            relu = isinstance(module.act, nn.ReLU)
+            size = tuple(output.shape[-2:])
+            found["adapters"] += adapter_operations(module.down.in_channels, module.up.out_channels, size, relu=relu, **shape)
+        elif isinstance(module, nn.Conv2d):
+            found["backbone"] += (module.weight[0].numel() + (module.bias is not None)) * output.numel()
+        elif isinstance(module, nn.Linear):
+            found["backbone"] += module.in_features * output.numel()
+        elif isinstance(module, (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)):
+            found["backbone"] += args[0].numel() * (2 if isinstance(module, nn.BatchNorm2d) else 1)
+
+    inside = {child for adapter in adapters(model).values() for child in adapter.children()}
+    handles = [module.register_forward_hook(see) for module in model.modules() if module not in inside]
+    try:
+        model(blank_image(model, size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def table_10() -> list[dict]:
+    """The paper's Table 10 with our ``added`` operations of the adapters and ``total`` beside its ``gflops``, all in 1e9.
+
+    At compression 1.  The rows of ResNet50, those called BiT included, are a batch-normalised ResNet50 with BiT's adapters.
+    All that is counted lies on maps, and every size is a multiple of the largest stride, so it grows with the image's area.
+    """
+    at_224 = {}
+    for name, own, adapted in (("ResNet50", "resnet50", "resnetv2_50x1_bit"), ("ConvNeXt-B", "convnext_base", "convnext_base")):
+        with torch.device("meta"):
+            plain, model = (create_backbone(network, 0, pretrained=False).eval() for network in (own, adapted))
+        at_224[name, "FT"] = operations(plain, 224)["backbone"], 0
+        for tuning, scheme in zip(("Conv. Par.", "Conv. Seq.", "Res. Par.", "Res. Seq."), SCHEMES, strict=True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of adapters that are large at compression 1
+                adapt(detach(model), scheme, compression=1)
+            at_224[name, tuning] = at_224[name, "FT"][0], operations(model, 224)["adapters"]
+    found = []
+    for row in table(10):
+        own, added = at_224[row["backbone"].removesuffix("-BiT"), row["tuning"]]
+        scale = row["height"] * row["width"] / 224**2 / 1e9
+        found.append({**row, "added": added * scale, "total": (own + added) * scale})
+    return found
 
 
 class _Kept:

@@ -4,17 +4,14 @@ Every comparison is made at the printed precision and over every cell that allow
 written down here, ours with one digit more before the printed one, and there must be exactly these.
 """
 
-from fractions import Fraction
-
 import pytest
 import timm
 import torch
-from torch import nn
 
 import minica
-from minica.anatomy import anatomy
 from minica.counting import adapter_macs, adapter_operations, adapter_parameters, block_weights
 from minica.paper import table
+from minica.profiling import operations, table_10
 
 BIT, CONVNEXT = "resnet50-in21k-bit-m", "convnext-b-in21k"
 PER_TASK = {BIT: (11, 13), CONVNEXT: (12, 14)}  # FGVC, VTAB-1k
@@ -334,88 +331,43 @@ def test_operations_of_one_adapter():
     assert adapter_operations(64, 256, (28, 14), compression=4, kernel_size=7) == (7_232 + 272 + 16) * 392
 
 
-def added_operations(parts, tuning, scale):
-    """Of the adapters that ``tuning`` puts on ``parts``, their maps ``scale`` = (down, across) times as large."""
-    total, wanted = 0, "unit" if tuning.startswith("Conv.") else "block"
-    for part in parts:
-        if part.kind == "downsample":
-            sequential = tuning == "Res. Seq."
-            kernel = 1 if sequential else part.kernel_size
-        elif part.kind == wanted:
-            sequential, kernel = tuning.endswith("Seq."), part.kernel_size
-        else:
-            continue
-        total += adapter_operations(
-            part.out_channels if sequential else part.in_channels,
-            part.out_channels,
-            (int(part.out_size[0] * scale[0]), int(part.out_size[1] * scale[1])),
-            kernel_size=kernel,
-            compression=1,
-            relu=isinstance(part.act, nn.ReLU),
-        )
-    return total
-
-
-def own_operations(model, height, width):
-    """What the paper counts of a backbone: convolutions with biases, linear layers without, two for an element that a
-    BatchNorm receives, one for a ReLU or the stem's pool; LayerNorm and GELU nothing."""
-    total = 0
-
-    def see(module, args, output):
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += (module.weight[0].numel() + (module.bias is not None)) * output.numel()
-        elif isinstance(module, nn.Linear):
-            total += module.in_features * output.numel()
-        elif isinstance(module, (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)):
-            total += args[0].numel() * (2 if isinstance(module, nn.BatchNorm2d) else 1)
-
-    handles = [module.register_forward_hook(see) for module in model.modules()]
-    model(torch.empty(1, 3, height, width, device="meta"))
-    for handle in handles:
-        handle.remove()
-    return total
-
-
 @pytest.fixture(scope="module")
 def gflops():
-    """(added, total) operations at compression 1, in 1e9, by Table 10's (backbone, height, width, tuning)."""
-    found, names = {}, {"ResNet50": ("resnetv2_50x1_bit", "resnet50"), "ConvNeXt-B": ("convnext_base", "convnext_base")}
-    for backbone, pair in names.items():
-        with torch.device("meta"):
-            adapted, plain = (timm.create_model(name, num_classes=0).eval() for name in pair)
-        parts = anatomy(adapted)  # of an image of 224 x 224
-        rows = [row for row in table(10) if row["backbone"].startswith(backbone)]
-        for height, width in sorted({(row["height"], row["width"]) for row in rows}):
-            own = own_operations(plain, height, width)
-            # All three sizes are multiples of the largest stride, 32, so maps scale with the image.
-            scale = Fraction(height, 224), Fraction(width, 224)
-            for row in rows:
-                if (row["height"], row["width"]) == (height, width):
-                    added = 0 if row["tuning"] == "FT" else added_operations(parts, row["tuning"], scale)
-                    found[row["backbone"], height, width, row["tuning"]] = added / 1e9, (own + added) / 1e9
-    return found
+    return table_10()
 
 
 def test_added_operations_of_table_10(gflops):
-    printed = {(row["backbone"], row["height"], row["width"], row["tuning"]): row["gflops"] for row in table(10)}
     compared = 0
-    for (*place, tuning), (added, _) in gflops.items():
-        if tuning != "FT":
-            difference = printed[(*place, tuning)] - printed[(*place, "FT")]
-            # Two rounded cells stand behind a difference: 0.01 at 224 x 224, less than 0.1 % at the large sizes.
-            allowed = 0.01 if place[1] == 224 else 0.001 * difference
-            assert abs(added - difference) < allowed, (place, tuning, added, difference)
-            compared += 1
+    for row in gflops:
+        if row["tuning"] == "FT":
+            alone = row
+            continue
+        difference = row["gflops"] - alone["gflops"]
+        # Two rounded cells stand behind a difference: 0.01 at 224 x 224, less than 0.1 % at the large sizes.
+        allowed = 0.01 if row["width"] == 224 else 0.001 * difference
+        assert abs(row["added"] - difference) < allowed, row
+        compared += 1
     assert compared == 24
+
+
+@pytest.mark.parametrize("scheme", [None, "conv_parallel", "residual_sequential"])
+def test_operations_grow_with_the_area(scheme):
+    """What Table 10's large sizes are computed by."""
+    with torch.device("meta"):
+        model = timm.create_model("convnext_atto", num_classes=0).eval()
+    if scheme:
+        minica.adapt(model, scheme, compression=1)
+    small, large = operations(model, 224), operations(model, (800, 1280))
+    assert small["backbone"] > 0 and (small["adapters"] > 0) == (scheme is not None)
+    for part, number in small.items():
+        assert large[part] * 224**2 == number * 800 * 1280
 
 
 def test_every_total_of_table_10(gflops):
     """The ResNet50 rows, the one called BiT included, are a batch-normalised ResNet50 with BiT's adapters."""
     cells = {}
-    for row in table(10):
-        cell = (row["backbone"], row["height"], row["width"], row["tuning"])
-        cells[cell] = gflops[cell][1], row["gflops"]
+    for row in gflops:
+        cells[row["backbone"], row["width"], row["tuning"]] = row["total"], row["gflops"]
     assert len(cells) == 30
     assert disagreeing(cells) == {}
 
