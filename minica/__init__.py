@@ -7,7 +7,7 @@ from .checkpoints import load_adapter, save_adapter
 from .freezing import detach, plain
 from .lean import lean
 from .profiling import count
-from .schemes import SCHEMES, adapt, adapters, switch
+from .schemes import SCHEMES, adapt, adapters, switch, switched
 from .training import evaluate, fit, predict
 from .tuning import METHODS, tune
 
@@ -31,5 +31,6 @@ __all__ = [
     "predict",
     "save_adapter",
     "switch",
+    "switched",
     "tune",
 ]

@@ -21,8 +21,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .backbones import backbone_name
-from .freezing import attachments
-from .schemes import active_set, adapt, sites
+from .freezing import attachments, trained_tensors
+from .schemes import active_set, adapt, adapter_names, backbone_values, output_layers, sites
 from .tracing import skeleton
 from .tuning import train_norms, tune
 
@@ -38,23 +38,15 @@ class AdapterFileError(ValueError):
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What is not frozen, by state-dict key: parameters that train, and the buffers of the layers that train entirely."""
-    state = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        every = dict(module.named_parameters(recurse=False))
-        own = {key: weight for key, weight in every.items() if weight.requires_grad}
-        if own and len(own) == len(every):  # a layer of which the bias alone trains keeps its statistics
-            saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
-            own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
-        state |= {f"{prefix}.{key}".lstrip("."): value.detach() for key, value in own.items()}
-    return state
+    """The numbers of what is not frozen, by state-dict key."""
+    return {key: value.detach() for key, value in trained_tensors(model).items()}
 
 
 def backbone_fingerprint(model: nn.Module, trained: set[str]) -> str:
     """A SHA-256 over every tensor that is not trained: two backbones agree only if their weights do, bit for bit."""
     digest = hashlib.sha256()
     ours = tuple(f"{name}." for name in attachments(model))
-    for key, value in model.state_dict().items():
+    for key, value in {**model.state_dict(), **backbone_values(model)}.items():
         if key not in trained and not key.startswith(ours):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -127,7 +119,7 @@ def _how(model: nn.Module) -> tuple[str, dict]:
     active = active_set(model)
     if active is None:
         raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
-    return method, {**state["adapters"][active], "name": active, "norms": state.get("norms", "none")}
+    return method, {**state["adapters"][active], "name": active}
 
 
 def write_atomically(files: dict[Path, bytes]) -> None:
@@ -176,10 +168,11 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 
 def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None = None) -> nn.Module:
-    """Attach what :func:`save_adapter` wrote to a fresh backbone, in place.
+    """Attach what :func:`save_adapter` wrote to its backbone, in place.
 
     Args:
-        model: a backbone with the classifier size of the file, as :func:`minica.create_backbone` makes it.
+        model: a backbone with the classifier size of the file, as :func:`minica.create_backbone` makes it; or one that already
+            holds adapters, which the new ones join under another name, with a classifier of their own size.
         name: call the adapters something else than they were saved under.
 
     Returns:
@@ -211,7 +204,7 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None =
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rehearsal = _attach(skeleton(model), config, name)  # the same steps without the numbers: look before leaping
+            rehearsal = _attach(skeleton(model), config, name, state)  # the same steps without the numbers: look before leaping
     except (KeyError, TypeError) as error:
         raise AdapterFileError(f"{folder / CONFIG} is damaged: its options make no sense ({error}). Get it again.") from error
     wanted = trained_state(rehearsal)
@@ -221,7 +214,7 @@ def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None =
             f"the adapter in {folder} was trained on other weights of {config['backbone']!r}: the frozen tensors differ. "
             f"Load the pre-trained weights that it was trained on, in their precision (here {_dtype(model)})."
         )
-    _attach(model, config, name)
+    _attach(model, config, name, state)
     with torch.no_grad():
         for key, value in trained_state(model).items():
             value.copy_(state[file_key(model, key)])
@@ -240,12 +233,15 @@ def file_key(model: nn.Module, key: str) -> str:
     return key
 
 
-def _attach(model: nn.Module, config: dict, name: str | None) -> nn.Module:
+def _attach(model: nn.Module, config: dict, name: str | None, state: dict[str, Tensor]) -> nn.Module:
     options = dict(config["options"])
     if config["method"] != "conv_adapter":
         return tune(model, config["method"], **options)
     norms = options.pop("norms")
-    adapt(model, **{**options, "name": name or options["name"]})  # unlike tune, beside what the model already holds
+    if adapter_names(model):  # unlike tune, beside what the model already holds: the file says how many classes these have
+        weights = [state[key] for key in (f"{layer}.weight" for layer in output_layers(model)) if key in state]
+        options["num_classes"] = weights[0].shape[0] if weights else None
+    adapt(model, **{**options, "name": name or options["name"]})
     train_norms(model, norms)
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from .anatomy import classifier_names
 
@@ -42,6 +42,19 @@ def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Every parameter that is neither added nor the classifier's."""
     ours = tuple(f"{name}." for name in attachments(model)) + tuple(f"{name}." for name in classifier_names(model))
     return (weight for key, weight in model.named_parameters() if not key.startswith(ours))
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What is not frozen, by state-dict key: parameters that train, and the buffers of the layers that train entirely."""
+    state = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        every = dict(module.named_parameters(recurse=False))
+        own = {key: weight for key, weight in every.items() if weight.requires_grad}
+        if own and len(own) == len(every):  # a layer of which the bias alone trains keeps its statistics
+            saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
+            own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
+        state |= {f"{prefix}.{key}".lstrip("."): value for key, value in own.items()}
+    return state
 
 
 def freeze(model: nn.Module) -> None:

@@ -7,15 +7,24 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from .adapter import ConvAdapter
 from .anatomy import Part, anatomy, classifier_names
 from .counting import adapter_parameters, bottleneck_width
-from .freezing import Attachment, attachments, backbone_parameters, detach, freeze, hold_statistics
+from .freezing import (
+    Attachment,
+    attachments,
+    backbone_parameters,
+    detach,
+    freeze,
+    hold_statistics,
+    plain,
+    trained_tensors,
+)
 from .tracing import skeleton
 
 
@@ -136,6 +145,7 @@ def adapt(
     *,
     form: str = "depthwise",
     init: str = "identity",
+    num_classes: int | None = None,
 ) -> nn.Module:
     """Freeze ``model`` and attach one Conv-Adapter to each of its units or blocks, in place.
 
@@ -147,16 +157,19 @@ def adapt(
         scheme: one of :data:`SCHEMES`, or the ablation ``"stage_parallel"``.
         compression: the paper's gamma, at least 1.
         kernel_size: the paper's K; ``None`` takes each unit's own.  Down-sampling convolutions keep theirs.
-        name: what this set of adapters is called; a second set needs another name and becomes the active one.
+        name: what this set of adapters is called; a second set needs another name and becomes the active one.  Each set has a
+            classifier of its own, see :func:`switch`.
         form: ``"depthwise"``, or one of Table 5's ablations ``"regular"``, ``"linear"`` and ``"spatial"``.
         init: ``"identity"`` starts from the backbone's own output; ``"published"`` as the published code does, family by
             family; or one of :data:`minica.adapter.INITS`.
+        num_classes: give the set a new classifier with as many outputs; ``None`` starts from a copy of the model's own.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot.
+        ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot, or a number of classes
+            below 1 or for a model without a classifier.
         UnsupportedBackbone: if the network has no part that the scheme adapts.  In each case the model is left untouched.
     """
     if scheme not in SCHEMES | ABLATIONS:
@@ -166,6 +179,11 @@ def adapt(
     if name in adapter_names(model):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
     bottleneck_width(1, compression)  # raises for a compression below 1, before anything is touched
+    if num_classes is not None:
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+            raise ValueError(f"num_classes must be a whole number, at least 1, got {num_classes!r}.")
+        if not output_layers(model):
+            raise ValueError(f"{type(model).__name__} has no linear classifier to be replaced; leave num_classes out.")
     parts = plain_anatomy(model)
     chosen = _parts_of(parts, scheme, model)
     adapters = [
@@ -180,8 +198,9 @@ def adapt(
         )
         for part in chosen
     ]
-    _leave(model)
+    switch(model, None)
     freeze(model)
+    model._minica["parts"] = parts
     for part, adapter in zip(chosen, adapters, strict=True):
         host = model.get_submodule(part.host)
         child = {"block": "residual_adapter", "stage": "stage_adapter"}.get(part.kind, "conv_adapter")
@@ -192,11 +211,14 @@ def adapt(
             site.hang(model)
         site[name], site.reads[name] = adapter.train(model.training), _reads(part, scheme)
     model._minica["adapters"][name] = dict(
-        scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init
+        scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init, norms="none"
     )
-    model._minica |= {"method": "conv_adapter", "norms": "none"}
+    model._minica["method"] = "conv_adapter"
     for classifier in classifier_names(model):
         model.get_submodule(classifier).requires_grad_(True)
+    make_own(model)
+    if num_classes is not None:
+        _new_classifier(model, num_classes)
     switch(model, name)
     hold_statistics(model)
     _warn_if_heavy(model, parts, scheme, compression, kernel_size, form)
@@ -205,6 +227,8 @@ def adapt(
 
 def plain_anatomy(model: nn.Module) -> list[Part]:
     """The :func:`~minica.anatomy.anatomy` of the backbone alone, whatever is attached to it."""
+    if parts := getattr(model, "_minica", {}).get("parts"):  # found when the first adapters were attached
+        return parts
     return anatomy(detach(skeleton(model)) if attachments(model) else model)
 
 
@@ -309,25 +333,42 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 
 def switch(model: nn.Module, name: str | None) -> nn.Module:
-    """Use the set of adapters called ``name``, or none at all: the frozen backbone as it was.
+    """Use the set of adapters called ``name``, or none at all: the frozen backbone as it was, its classifier included.
 
-    Only the set in use trains.  What was trained beside it, its classifier above all, comes and goes with it.
+    Only the set in use trains.  What trains beside its adapters, its classifier above all, is the set's own and comes and goes
+    with it; a set's classifier may have another size than the next one's.  All share one backbone.
 
     Raises:
         ValueError: if there is no set of that name.
     """
     if name is not None and name not in adapter_names(model):
         raise ValueError(f"no adapters named {name!r}; the model has {', '.join(adapter_names(model)) or 'none'}.")
-    if name != active_set(model):
-        _leave(model)
-    for _, site in list(sites(model)):
+    before = active_set(model)
+    if name == before:
+        return model
+    plain(model)
+    beside = model._minica["beside"]
+    if before is not None:
+        beside[before] = _trained_beside(model)
+        _put(model, beside[None])
+    if name is not None:
+        _put(model, beside.pop(name, {}))
+    for _, site in sites(model):
         site.active = name if name in site else None
         for other, adapter in site.items():
             adapter.requires_grad_(other == name)
-    with torch.no_grad():
-        for key, value in model._minica["beside"].pop(name, {}).items() if name is not None else ():
-            model.get_parameter(key).copy_(value).requires_grad_(True)
+    hold_statistics(model)
     return model
+
+
+@contextmanager
+def switched(model: nn.Module, name: str | None) -> Iterator[nn.Module]:
+    """:func:`switch`, and back to the set that was in use when the ``with`` block ends, however it ends."""
+    before = active_set(model)
+    try:
+        yield switch(model, name)
+    finally:
+        switch(model, before)
 
 
 def active_set(model: nn.Module) -> str | None:
@@ -335,14 +376,66 @@ def active_set(model: nn.Module) -> str | None:
     return next((site.active for _, site in sites(model) if site.active is not None), None)
 
 
-def _leave(model: nn.Module) -> None:
-    """Put aside what trains beside the set in use, and use none."""
-    name, added = active_set(model), tuple(f"{attached}." for attached in attachments(model))
-    if name is None:
-        return
-    beside = {key: w for key, w in model.named_parameters() if w.requires_grad and not key.startswith(added)}
-    model._minica["beside"][name] = {key: weight.detach().clone() for key, weight in beside.items()}
-    for weight in beside.values():
-        weight.requires_grad_(False)
-    for _, site in sites(model):
-        site.active = None
+def _trained_beside(model: nn.Module) -> dict[str, Tensor]:
+    """What the set in use trains of the network's own: its classifier and, where asked for, normalisation layers."""
+    added = tuple(f"{attached}." for attached in attachments(model))
+    return {key: value for key, value in trained_tensors(model).items() if not key.startswith(added)}
+
+
+def backbone_values(model: nn.Module) -> dict[str, Tensor]:
+    """What the plain backbone has where any set trains something else beside its adapters."""
+    return getattr(model, "_minica", {}).get("beside", {}).get(None, {})
+
+
+def make_own(model: nn.Module) -> None:
+    """Let what trains beside the set in use be a copy; the backbone's tensors stay as they are for when it is switched off."""
+    base = model._minica["beside"].setdefault(None, {})
+    shared = {key: value for key, value in _trained_beside(model).items() if base.setdefault(key, value) is value}
+    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()})
+    for value in shared.values():
+        value.requires_grad_(False)
+
+
+def _put(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give the model these parameters and buffers for its own of the same keys."""
+    for key, value in tensors.items():
+        owner, _, name = key.rpartition(".")
+        module = model.get_submodule(owner)
+        here = getattr(module, name)
+        if (value.device, value.dtype) != (here.device, here.dtype):  # the model has moved meanwhile
+            moved = value.detach().to(here)
+            tensors[key] = value = nn.Parameter(moved, value.requires_grad) if isinstance(value, nn.Parameter) else moved
+        setattr(module, name, value)
+    _tell_size(model)
+
+
+# ---------------------------------------------------------------- classifiers of several sizes
+
+
+def output_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers or convolutions that give the logits, by name: the last one of each classifier."""
+    found = {}
+    for classifier in classifier_names(model):
+        inside = model.get_submodule(classifier).named_modules(prefix=classifier)
+        found |= [(name, layer) for name, layer in inside if isinstance(layer, (nn.Linear, nn.Conv2d))][-1:]
+    return found
+
+
+def _new_classifier(model: nn.Module, num_classes: int) -> None:
+    for layer in output_layers(model).values():
+        for name, weight in list(layer.named_parameters(recurse=False)):
+            setattr(layer, name, nn.Parameter(weight.new_empty(num_classes, *weight.shape[1:])))
+        layer.reset_parameters()
+    _tell_size(model)
+
+
+def _tell_size(model: nn.Module) -> None:
+    """Let the classifier and what it is part of say how many classes its weights have."""
+    for name, layer in output_layers(model).items():
+        entry = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+        before, classes = getattr(layer, entry), layer.weight.shape[0]
+        setattr(layer, entry, classes)
+        above = name.split(".")[:-1]
+        for module in (model.get_submodule(".".join(above[:depth])) for depth in range(len(above) + 1)):
+            if getattr(module, "num_classes", None) == before:
+                module.num_classes = classes

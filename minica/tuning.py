@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .anatomy import UnsupportedBackbone, classifier_names
 from .freezing import Attachment, detach, freeze, hold_statistics, release_statistics
-from .schemes import adapt, plain_anatomy
+from .schemes import active_set, adapt, make_own, plain_anatomy
 from .tracing import SHORTCUTS, input_shape, skeleton
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -130,6 +130,9 @@ def train_norms(model: nn.Module, norms: str) -> None:
         wanted = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
         if wanted and isinstance(module, NORMS):
             module.requires_grad_(True)
+    if active_set(model) is not None:
+        make_own(model)
+        model._minica["adapters"][active_set(model)]["norms"] = norms
     if model._minica.get("method") != "full":  # there, layers without a weight learn their statistics as well
         hold_statistics(model)
 
