@@ -30,6 +30,21 @@ def _records(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    from .sweep import sweep
+
+    options = {key: getattr(args, key) for key in ("ray", "jobs", "cpus", "gpus", "retry")}
+    return 0 if sweep(args.config, args.out, **options) else 1
+
+
+def _table(args: argparse.Namespace) -> int:
+    from .experiments import trials
+    from .tables import paper_table
+
+    print(paper_table(args.number, trials(args.records).values()))
+    return 0
+
+
 def _survey(args: argparse.Namespace) -> int:
     import timm
 
@@ -60,6 +75,21 @@ def _parser() -> argparse.ArgumentParser:
     records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all)")
     records.set_defaults(work=_records)
 
+    sweep = commands.add_parser("sweep", help="tune every method of a config alike and test the best of each; it resumes")
+    sweep.add_argument("config", metavar="CONFIG", help="a TOML file, such as configs/packaged.toml")
+    sweep.add_argument("--out", metavar="DIR", help="where its records are (default: build/sweeps/NAME)")
+    sweep.add_argument("--ray", metavar="ADDRESS", help="run on Ray: local, auto or a cluster's address (default: in process)")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="on Ray, at most N trials at a time (default: as many as fit)")
+    sweep.add_argument("--cpus", type=int, metavar="N", help="cores a trial (default: on Ray one, in process PyTorch's choice)")
+    sweep.add_argument("--gpus", type=float, metavar="N", help="on Ray, GPUs a trial (default: one if there are any)")
+    sweep.add_argument("--retry", action="store_true", help="run again what has failed")
+    sweep.set_defaults(work=_sweep)
+
+    table = commands.add_parser("table", help="one of the paper's tables, with what sweeps recorded beside its numbers")
+    table.add_argument("number", type=int, metavar="NUMBER", help="1, 2, 3, 11, 12, 13 or 14")
+    table.add_argument("--records", default="build/sweeps", metavar="DIR", help="of one sweep or more (default: %(default)s)")
+    table.set_defaults(work=_table)
+
     survey = commands.add_parser("survey", help="adapt every architecture of timm and check each (hours; it resumes)")
     survey.add_argument("patterns", nargs="*", metavar="PATTERN", help="only these, such as 'resnet*' (default: all)")
     survey.set_defaults(work=_survey)
@@ -81,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.work(args)
     except ModuleNotFoundError as error:
-        problem = f"{error.name} is not installed; install the course's extra: pip install 'minica[course]'"
+        extra = "sweep" if error.name == "ray" else "course"
+        problem = f"{error.name} is not installed; install the extra it is in: pip install 'minica[{extra}]'"
     except (ValueError, OSError) as error:
         problem = str(error)
     except KeyboardInterrupt:

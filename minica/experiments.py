@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -25,38 +26,51 @@ from .tuning import tune
 RESULTS = Path(__file__).parent / "results"
 
 
+# What a run trains on, and which sets it is scored on.  What is tuned never sees the test images.
+PHASES = {"tune": ("train", ("val",)), "final": ("final", ("test",)), None: ("train", ("test", "val"))}
+LOADING = ("size", "task", "train_size", "shots", "resize", "augment")
+TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers")
+
+
 def prepare(config: dict) -> tuple[torch.nn.Module, data.Task]:
     """The tuned model and the task of one configuration, seeded, ready for :func:`minica.fit`."""
-    options = {key: config[key] for key in ("size", "task", "train_size")}
+    options = {key: config[key] for key in LOADING if key in config}
+    if "shots" in config:
+        options["seed"] = config["seed"]  # every seed draws its own shots
     task = data.load(config["data"], **options, **normalization(config["backbone"]))
     torch.manual_seed(config["seed"])  # the new head's and the adapters' initial weights
     model = create_backbone(config["backbone"], num_classes=len(task.classes))
-    return tune(model, config["method"], **config["options"]), task
+    framed = {"image_size": config["size"]} if config["method"] == "prompt" else {}
+    return tune(model, config["method"], **framed | config["options"]), task
 
 
 def training_options(config: dict) -> dict:
     """What :func:`minica.fit` takes of a configuration."""
-    return {key: config[key] for key in ("epochs", "lr", "weight_decay", "batch_size", "seed")}
+    return {key: config[key] for key in TRAINING if key in config}
 
 
 def run(config: dict, progress: bool = True) -> dict:
-    """Train and test one configuration.  The test images are looked at once, after the last epoch.
+    """Train and score one configuration.
+
+    Its ``phase`` says on what: ``"tune"`` trains on train and is scored on val, ``"final"`` trains on train and val
+    together and is scored on test; without one, a run trains on train and is scored on both.  Scored means once, after
+    the last epoch.
 
     Returns:
         A record: ``config``, ``trainable`` parameters, ``test`` and ``val`` metrics, the training loss by epoch,
         ``seconds`` of training, ``peak_memory`` in bytes (of the GPU, else of the process so far), and where it ran.
     """
     model, task = prepare(config)
+    train, scored = PHASES[config.get("phase")]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    history = fit(model, task.train, progress=progress, **training_options(config))
+    history = fit(model, getattr(task, train), progress=progress, **training_options(config))
     seconds = time.perf_counter() - started
     return {
         "config": config,
         "trainable": count(model, config["size"])["trainable"],
-        "test": evaluate(model, task.test),
-        "val": evaluate(model, task.val),
+        **{split: evaluate(model, getattr(task, split), workers=config.get("workers", 0)) for split in scored},
         "train_loss": [round(epoch["train_loss"], 4) for epoch in history],
         "seconds": round(seconds, 1),
         "peak_memory": peak_memory(),
@@ -140,11 +154,45 @@ def write_records(path: Path, found: list[dict]) -> None:
 
 def describe(config: dict) -> str:
     options = ", ".join(f"{key}={value}" for key, value in config["options"].items())
-    return f"{config['method']}({options}) lr={config['lr']:g} seed={config['seed']}"
+    task = " ".join([config["data"], *(f"{key}={config[key]}" for key in LOADING[1:] if config.get(key) is not None)])
+    what = f"{task} {config['backbone']} {config['method']}({options})"
+    return f"{what} lr={config['lr']:g} wd={config['weight_decay']:g} seed={config['seed']}"
 
 
 def _key(config: dict) -> str:
     return json.dumps(config, sort_keys=True)
+
+
+# The records of a sweep lie in a folder, one file each: several may be written at once, and by a process that is killed.
+
+
+def trials(folder: str | os.PathLike) -> dict[str, dict]:
+    """Every record below a folder by its configuration's :func:`trial_key`.
+
+    Raises:
+        ValueError: naming a file that is not a record.
+    """
+    found = {}
+    for path in sorted(Path(folder).rglob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found[trial_key(record["config"])] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not the record of a trial ({error}); move it elsewhere, and run it again.") from error
+    return found
+
+
+def trial_key(config: dict) -> str:
+    """What a trial is known by: the same for the same configuration, whatever the order of its keys."""
+    return hashlib.sha256(_key(config).encode()).hexdigest()[:16]
+
+
+def write_trial(folder: Path, record: dict) -> str:
+    """Write a record all at once; returns its key."""
+    key = trial_key(record["config"])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically({folder / f"{key}.json": (json.dumps(record, indent=1) + "\n").encode()})
+    return key
 
 
 def spread(found: Iterable[dict], split: str = "test", metric: str = "accuracy") -> tuple[float, float, float]:

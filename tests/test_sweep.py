@@ -1,0 +1,219 @@
+"""A sweep through its command: killed, resumed, on Ray, with failures; and what a config may say."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from minica import experiments
+from minica.sweep import read_plan, sweep
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+TRIALS = 25  # of configs/packaged.toml: 4 + 4 + 8 tuning runs, 3 x 3 final ones
+
+
+def command(config, folder, *options):
+    return [sys.executable, "-m", "minica", "sweep", str(config), "--out", str(folder), "--cpus", "1", *options]
+
+
+def table(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def numbers(folder):
+    """Everything that a sweep found, and nothing of how long it took."""
+    keys = ("config", "selection", "trainable", "train_loss", "val", "test")
+    return {key: {name: record.get(name) for name in keys} for key, record in experiments.trials(folder).items()}
+
+
+def written(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The packaged sweep, undisturbed: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(command(CONFIGS / "packaged.toml", folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_every_trial_leaves_a_whole_record(whole):
+    folder, shown = whole
+    records = experiments.trials(folder)
+    assert len(records) == TRIALS
+    for key, record in records.items():
+        assert json.loads((folder / f"{key}.json").read_text()) == record
+        assert {"trainable", "seconds", "peak_memory", "revision", "python", "versions", "hardware"} <= record.keys()
+        final = record["config"]["phase"] == "final"
+        # Test images are scored by final runs alone, and these train on val as well.
+        assert ("test" in record, "val" in record, "selection" in record) == (final, not final, final)
+    methods = {"full": 4, "linear": 4, "conv_adapter": 8}
+    for method, tried in methods.items():
+        tuned = [r for r in records.values() if r["config"]["method"] == method and "val" in r]
+        finals = [r for r in records.values() if r["config"]["method"] == method and "test" in r]
+        assert len(tuned) == tried and sorted(r["config"]["seed"] for r in finals) == [0, 1, 2]
+        assert len({(r["config"]["lr"], r["config"]["weight_decay"]) for r in tuned}) == 4, "none is tuned less than another"
+        best = max(r["val"]["accuracy"] for r in tuned)
+        for record in finals:
+            assert record["selection"]["grid"].items() >= {"lr": [0.01, 0.002], "weight_decay": [0.01, 0]}.items()
+            assert (record["selection"]["tried"], record["selection"]["val"]) == (tried, best)
+            (point,) = [r for r in tuned if r["config"] == record["config"] | {"phase": "tune", "seed": 0}]
+            assert point["val"]["accuracy"] == best
+        mean = sum(r["test"]["accuracy"] for r in finals) / 3
+        (row,) = [line for line in table(shown) if f"{finals[0]['trainable']:,}" in line]
+        assert f"| {tried} of {tried} |" in row and f"| {mean:.1%}"[:-1] in row and "of 656 images" in row
+
+
+def test_killed_three_times_and_resumed(whole, tmp_path):
+    _, shown = whole
+    for kill in range(3):
+        process = subprocess.Popen(command(CONFIGS / "packaged.toml", tmp_path), stdout=subprocess.DEVNULL)
+        before, goal = len(written(tmp_path)), random.randint(1, 7)
+        while len(written(tmp_path)) < before + goal and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 2))  # somewhere in a trial, or while one is written
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"kill {kill} came too late"
+    survivors = written(tmp_path)
+    assert 3 <= len(survivors) < TRIALS
+    done = subprocess.run(command(CONFIGS / "packaged.toml", tmp_path), capture_output=True, text=True, check=True)
+    assert f"{len(survivors)} trials recorded" in done.stdout
+    assert written(tmp_path).items() >= survivors.items(), "a finished trial is never run twice"
+    assert table(done.stdout) == table(shown) and numbers(tmp_path) == numbers(whole[0])
+
+
+def test_two_workers_of_ray(whole, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="needs the extra sweep")
+    scratch = tempfile.mkdtemp()  # short: Ray's sockets lie below it, and their names have a limit
+    monkeypatch.setenv("RAY_TMPDIR", scratch)
+    try:
+        ray = ("--ray", "local", "--jobs", "2")
+        done = subprocess.run(command(CONFIGS / "packaged.toml", tmp_path, *ray), capture_output=True, text=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+    assert table(done.stdout) == table(whole[1]) and numbers(tmp_path) == numbers(whole[0])
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+TWO_TASKS = """
+size = 32
+epochs = 1
+batch_size = 16
+seeds = [1]
+backbones = "tf_efficientnet_lite0"
+lr = [1e-2, 1e37]
+weight_decay = 0
+tasks = { data = "solar-cells", task = "defect", train_size = [32, 5000] }
+methods = { LP = { method = "linear" } }
+"""
+
+
+def test_a_failed_trial_stops_nothing_and_is_listed(tmp_path, capsys):
+    config, folder = tmp_path / "two.toml", tmp_path / "records"
+    config.write_text(TWO_TASKS)
+    assert not sweep(config, folder)
+    shown = capsys.readouterr().out
+    row, lacking = table(shown)[2:]
+    assert "train_size 32 |" in row and "| lr 0.01 |" in row, "a run that diverged was tried and has lost"
+    assert "train_size 5000 |" in lacking and lacking.endswith("| - | - | - | - |")
+    assert "Failed, 2 trials: ValueError: train_size must be between 1 and 1574" in shown
+    assert "Failed, 1 trials: TrainingDiverged: " in shown
+    assert len(experiments.trials(folder)) == 5  # and no final run of a cell that is not tuned to the end
+
+    before = written(folder)
+    assert not sweep(config, folder)
+    assert "0 to run now" in capsys.readouterr().out and written(folder) == before
+    config.write_text(TWO_TASKS.replace("5000", "64").replace("1e37", "2e-3"))
+    assert sweep(config, folder)  # what the new config shares with the old one is not run again
+    assert written(folder).items() >= before.items()
+    capsys.readouterr()
+    config.write_text(TWO_TASKS)
+    assert not sweep(config, folder, retry=True)
+    assert "3 to run now" in capsys.readouterr().out
+    assert {name for name, when in before.items() if written(folder)[name] != when} == {
+        f"{key}.json" for key, record in experiments.trials(folder).items() if "error" in record
+    }
+
+
+def test_the_command_says_that_something_is_missing(tmp_path):
+    (tmp_path / "two.toml").write_text(TWO_TASKS.replace("[32, 5000]", "5000"))
+    done = subprocess.run(command(tmp_path / "two.toml", tmp_path / "records"), capture_output=True, text=True)
+    assert done.returncode == 1 and "Failed, 2 trials: ValueError" in done.stdout
+
+
+# The config -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "points", "finals"),
+    [("packaged", 3, 16, 9), ("table01", 184, 10580, 920), ("table02", 460, 23000, 2300), ("table03", 120, 7200, 360)],
+)
+def test_our_configs(name, cells, points, finals, monkeypatch):
+    if name != "packaged":  # building each network takes long, and other tests do it
+        monkeypatch.setattr("minica.sweep._rehearse", lambda *arguments: None)
+    plan = read_plan(CONFIGS / f"{name}.toml")
+    assert (len(plan.cells), sum(len(cell.points) for cell in plan.cells)) == (cells, points)
+    assert len(plan.cells) * len(plan.seeds) == finals
+    if points > 16:
+        said = re.search(r"# ([\d,]+) tuning runs and ([\d,]+) final ones", (CONFIGS / f"{name}.toml").read_text()).groups()
+        assert [int(number.replace(",", "")) for number in said] == [points, finals]
+        for cell in plan.cells:  # Table 8
+            assert cell.grid["lr"] == [1e-3, 5e-4, 1e-4, 5e-5, 1e-5] and cell.grid["weight_decay"] == [1e-2, 1e-3, 1e-4, 0]
+            assert all((point["epochs"], point["warmup"]) == (100, 0.1) for point in cell.points)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs = 1", "epoch = 1", "unknown key 'epoch'; the keys are backbones, tasks"),
+        ("epochs = 1", "", "'epochs' is missing"),
+        ("epochs = 1", "epochs = 0", "epochs must be a whole number from 1, got 0"),
+        ("epochs = 1", "epochs = 'ten'", "epochs must be a whole number from 1, got 'ten'"),
+        ("seeds = [1]", "seeds = [1, 2.5]", r"seeds must be whole numbers from 0, got \[1, 2\.5\]"),
+        ("seeds = [1]", "seeds = []", "'seeds' is missing"),
+        ("seeds = [1]", "seeds = [1]\nmetric = 'loss'", "metric is 'loss'; choose one of accuracy, balanced_"),
+        ("lr = [1e-2, 1e37]", "lr = [1e-2, -1]", "lr must be numbers from 0"),
+        ("train_size", "trainsize", r"\[\[tasks\]\]: unknown key 'trainsize'; the keys are data, task, train_size"),
+        ("data =", "task =", "cannot be read as TOML"),
+        ("size = 32", "size = 32 pixels", "cannot be read as TOML"),
+        ("tf_efficientnet_lite0", "efficientnet_light", r"\[methods.LP\] on efficientnet_light: unknown backbone"),
+        ('method = "linear"', 'method = "lora"', r"\[methods.LP\] on tf_efficientnet_lite0: unknown method 'lora'"),
+        ('method = "linear"', 'scheme = "x"', r"\[methods.LP\].*'method' is missing"),
+        ('"linear"', '"linear", compression = 4', "'linear' takes no options; got compression"),
+        ('{ method = "linear" }', '"linear"', "methods must be tables"),
+        ('"linear"', '"linear", lr = "fast"', r"lr in \[methods.LP\] must be numbers from 0, got 'fast'"),
+        (
+            '"linear" }',
+            '"linear" }, FT = { method = "full", lr = 1e-3 }',
+            r"no method may be tuned less than another, but the pairs .* {'LP': 2, 'FT': 1}",
+        ),
+    ],
+)
+def test_what_a_config_may_not_say(old, new, said, tmp_path):
+    path = tmp_path / "my.toml"
+    assert old in TWO_TASKS
+    path.write_text(TWO_TASKS.replace(old, new))
+    with pytest.raises(ValueError, match=rf"my\.toml.*{said}") as refused:
+        read_plan(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_no_config_and_a_strange_record(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.toml cannot be read as TOML: No such file"):
+        read_plan(tmp_path / "none.toml")
+    (tmp_path / "two.toml").write_text(TWO_TASKS)
+    (tmp_path / "mine.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"mine\.json is not the record of a trial"):
+        sweep(tmp_path / "two.toml", tmp_path)
