@@ -364,6 +364,7 @@ def test_a_class_without_training_images_is_named_with_the_line_that_needs_it(tm
     ("name", "text", "problem"),
     [
         ("images.txt", "k001-0", r"images.txt:1: expected an id and a value, got 'k001-0'"),
+        ("images.txt", "k001-1 001.Bird/0.jpg", "images.txt:2: id k001-1 is there twice"),
         ("images.txt", "new 001.Bird/0.jpg", "images.txt:1: image id new has no line in image_class_labels.txt"),
         ("train_test_split.txt", "k001-0 2", "train_test_split.txt:1: expected 1 .* or 0 .* got '2'"),
         ("image_class_labels.txt", "k003-7 x", "image_class_labels.txt:1: .*got 'x'"),

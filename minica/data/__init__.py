@@ -139,7 +139,10 @@ def load(
     Raises:
         ValueError: for a data set, task, rule or augmentation that is not known, a number out of range, or whatever is
             wrong with a folder or an image file.
-        ModuleNotFoundError: for solar cells without the package that holds them.
+        ModuleNotFoundError: for solar cells without the package that holds them; for MATLAB lists without scipy.
+
+    Warns:
+        UserWarning: if a copy of a benchmark does not have the published numbers of images and classes.
     """
     if resize is not None:
         _check_choice("resize rule", resize, RESIZE_RULES)
@@ -203,8 +206,10 @@ def _benchmark(name: str, task: str | None, train_size: int | None, shots: int |
         raise ValueError(f"shots= is for few-shot tasks, not for {name}; leave it out, or choose train_size.")
     else:
         found = {"vtab": vtab, "fgvc": fgvc}[family](short, data_folder(root))
-    sizes = [(split, len(found.splits[split]), count) for split, count in BENCHMARKS[name].sizes.items()]
-    if other := [f"{there:,} {split} images (published: {count:,})" for split, there, count in sizes if there != count]:
+    facts = BENCHMARKS[name]
+    sizes = [("classes", len(found.classes), facts.classes)]
+    sizes += [(f"{split} images", len(found.splits[split]), count) for split, count in facts.sizes.items()]
+    if other := [f"{there:,} {what} (published: {count:,})" for what, there, count in sizes if there != count]:
         warnings.warn(f"this copy of {name} has {', '.join(other)}: results do not compare with published ones.", stacklevel=3)
     return found
 

@@ -102,10 +102,14 @@ FGVC = {
 }
 
 FEW_SHOT = {
-    "aircraft": _photographs("Few-Shot", "FGVCAirCraft", 100, 3334, 3333, 3333, "aircraft fgvc-aircraft fgvc_aircraft"),
+    "aircraft": _photographs(
+        "Few-Shot", "FGVCAirCraft", 100, 3334, 3333, 3333, "aircraft fgvc-aircraft fgvc_aircraft fgvc-aircraft-2013b/data"
+    ),
     "food101": _photographs("Few-Shot", "Food101", 101, 50500, 20200, 30300, "food101 food-101"),
-    "flowers102": _photographs("Few-Shot", "Flowers102", 102, 4093, 1633, 2463, "flowers102 oxford-flowers102 oxford_flowers"),
-    "pets": _photographs("Few-Shot", "Pets", 37, 2944, 736, 3669, "pets oxford-pets oxford_pets"),
+    "flowers102": _photographs(
+        "Few-Shot", "Flowers102", 102, 4093, 1633, 2463, "flowers102 oxford-flowers102 oxford_flowers flowers-102"
+    ),
+    "pets": _photographs("Few-Shot", "Pets", 37, 2944, 736, 3669, "pets oxford-pets oxford_pets oxford-iiit-pet"),
     "cars": _photographs("Few-Shot", "Stanford Cars", 196, 6509, 1635, 8041, "cars standford-cars stanford_cars"),
 }
 

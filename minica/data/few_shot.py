@@ -11,6 +11,7 @@ from .files import Entry, find_folder, listed, read_json, read_list, read_text
 from .images import Collection
 
 SHOTS = (1, 2, 4, 8, 16)
+PLACES = ("images", "data/images", "jpg", "")  # of the images, below the folder of the data set
 
 
 def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
@@ -36,24 +37,19 @@ def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
     folder = find_folder(root, "few-shot", facts.folders, full)
     annotations = folder / "annotations"
     drawn = annotations / f"train_meta.list.num_shot_{shots}.seed_{seed}"
-    splits = sorted(folder.glob("split_zhou_*.json"))
     names = [str(label) for label in range(facts.classes)]
     if drawn.is_file():
         lists = {"train": read_list(drawn)}
         lists |= {split: read_list(annotations / f"{split}_meta.list") for split in ("val", "test")}
         source = f"{facts.paper}, NOAH's {shots} shots of seed {seed}"
-    else:
-        if splits:
-            lists, names = _coop(splits[0], names)
-        elif (folder / "images_variant_train.txt").is_file():
-            lists, names = _variants(folder)
-        else:
-            raise ValueError(_what_is_missing(folder, drawn))
+    elif whole := whole_split(folder, facts.classes):
+        lists, names = whole
         lists["train"] = _draw(lists["train"], shots, seed)
         source = f"{facts.paper}, {shots} shots drawn by minica with seed {seed}"
+    else:
+        raise ValueError(_what_is_missing(folder, drawn))
     lists["final"] = lists["train"]
-    places = [folder / "images", folder / "data" / "images", folder / "jpg", folder]
-    found = listed(full, places, lists, names, source)
+    found = listed(full, [folder / place for place in PLACES], lists, names, source)
     counts = np.bincount(found.labels[found.splits["train"]], minlength=len(names))
     if wrong := [label for label in range(len(names)) if counts[label] != shots]:
         raise ValueError(
@@ -62,6 +58,13 @@ def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
         )
     found.name = f"{full}, {shots} shots"
     return found
+
+
+def whole_split(folder: Path, classes: int) -> tuple[dict[str, list[Entry]], list[str]] | None:
+    """The split that shots are drawn from, and the classes' names; None if there are neither CoOp's nor Aircraft's lists."""
+    if splits := sorted(folder.glob("split_zhou_*.json")):
+        return _coop(splits[0], [str(label) for label in range(classes)])
+    return _variants(folder) if (folder / "images_variant_train.txt").is_file() else None
 
 
 def _draw(entries: list[Entry], shots: int, seed: int) -> list[Entry]:

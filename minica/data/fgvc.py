@@ -92,8 +92,9 @@ def _column(path: Path) -> dict[str, tuple[str, str]]:
     found = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         key, _, value = line.strip().partition(" ")
-        if not value:
-            raise ValueError(f"{path}:{number}: expected an id and a value, got {line!r}; get the file again.")
+        if not value or key in found:
+            problem = f"id {key} is there twice" if value else f"expected an id and a value, got {line!r}"
+            raise ValueError(f"{path}:{number}: {problem}; get the file again.")
         found[key] = value, f"{path}:{number}"
     return found
 

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     origin: str  # the list and the line that say so
 
 
-@dataclass
+@dataclass(eq=False)
 class Files(Sequence):
     """Image files that are decoded whenever they are taken: ``files[i]`` is uint8 (1 | 3, H, W); slices are Files.
 

@@ -8,6 +8,8 @@ from .benchmarks import VTAB
 from .files import find_folder, listed, read_list
 from .images import Collection
 
+REGENERATED = "REGENERATED.txt"  # in the folder of a task that data_scripts/regenerate.py made
+
 
 def vtab(name: str, root: Path) -> Collection:
     """One of the 19 tasks of 1,000 training images (Zhai et al. 2019).
@@ -33,4 +35,7 @@ def vtab(name: str, root: Path) -> Collection:
         lists = {"train": thousand[: facts.train], "val": thousand[facts.train :]}
     lists["test"] = read_list(folder / "test.txt")
     classes = facts.names or [str(label) for label in range(facts.classes)]
-    return listed(full, [folder], lists, classes, f"VTAB-1k, {facts.paper}", absent=True)
+    source = f"VTAB-1k, {facts.paper}"
+    if (folder / REGENERATED).exists():
+        source += ", regenerated: not the published images"
+    return listed(full, [folder], lists, classes, source, absent=True)

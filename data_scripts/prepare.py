@@ -1,0 +1,195 @@
+"""Fetches and unpacks the benchmarks into the layouts that minica.data reads.
+
+python data_scripts/prepare.py NAME ... --root FOLDER [--archive FILE ...] [--regenerate]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import regenerate
+from fetch import Source, built, download, members, unpack, verify_checksum
+from verify import FOLDERS, check, chosen, there
+
+from minica.data.benchmarks import BENCHMARKS
+from minica.data.few_shot import SHOTS
+
+DOWNLOADS = "downloads"
+
+
+_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"  # these, Food101 and CLEVR: addresses and MD5 as in torchvision 0.29
+_DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+_NOAH = "https://raw.githubusercontent.com/ZhangYuanhan-AI/NOAH/10dd5150c50890871a8847f0940d21ca0803858f/data/few-shot"
+_CARS = "its site is gone since 2023; copies: https://github.com/pytorch/vision/issues/7545"
+
+CARS = (
+    Source("cars_train.tgz", None, by_hand=_CARS),
+    Source("cars_test.tgz", None, by_hand=_CARS),
+    Source("car_devkit.tgz", None, by_hand=_CARS),
+    Source("cars_test_annos_withlabels.mat", None, into="devkit/cars_test_annos_withlabels.mat", by_hand=_CARS, plain=True),
+)
+
+
+def _shots(folder: str) -> tuple[Source, ...]:
+    """NOAH's lists of one data set."""
+    names = [f"train_meta.list.num_shot_{shots}.seed_{seed}" for shots in SHOTS for seed in range(3)]
+    return tuple(
+        Source(f"{folder}.{name}", f"{_NOAH}/{folder}/annotations/{name}", into=f"annotations/{name}", plain=True)
+        for name in [*names, "val_meta.list", "test_meta.list"]
+    )
+
+
+VTAB = Source("vtab-1k.zip", "https://huggingface.co/datasets/XiN0919/VTAB-1k/resolve/main/vtab-1k.zip")  # 4.66 GB, 19 tasks
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "fgvc/cub200": (
+        Source(
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            "md5:97eceeb196236b17998738112f37df78",
+            below="CUB_200_2011",
+        ),
+    ),
+    "fgvc/nabirds": (
+        Source("nabirds.tar.gz", None, below="nabirds", by_hand="fill in the form at https://info.allaboutbirds.org/nabirds"),
+    ),
+    "fgvc/dogs": (Source("images.tar", f"{_DOGS}/images.tar"), Source("lists.tar", f"{_DOGS}/lists.tar")),
+    "fgvc/cars": CARS,
+    "few-shot/aircraft": (
+        Source(
+            "fgvc-aircraft-2013b.tar.gz",
+            f"{_OXFORD}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            below="fgvc-aircraft-2013b/data",
+        ),
+        *_shots("fgvc-aircraft"),
+    ),
+    "few-shot/food101": (
+        Source(
+            "food-101.tar.gz",
+            "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+            "md5:85eeb15f3717b99a5da872d97d918f87",
+            below="food-101",
+        ),
+        *_shots("food101"),
+    ),
+    "few-shot/flowers102": (
+        Source("102flowers.tgz", f"{_OXFORD}/flowers/102/102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa"),
+        *_shots("oxford-flowers102"),
+    ),
+    "few-shot/pets": (
+        Source("images.tar.gz", f"{_OXFORD}/pets/data/images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+        *_shots("oxford-pets"),
+    ),
+    "few-shot/cars": (*CARS[:2], *_shots("standford-cars")),
+}
+
+
+def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = False) -> None:
+    """Make one set below ``root``, or nothing at all.
+
+    Args:
+        archives: files that need not be fetched, known by their names.
+        again: of six VTAB tasks, draw the images anew from the original data instead of the published thousand.
+
+    Raises:
+        ValueError: if something cannot be fetched, is damaged, or does not have the published counts.
+    """
+    family, _, short = name.partition("/")
+    place = f"{FOLDERS[family]}/{short}"
+    if folder := there(name, root):
+        print(f"{name} is there already: {folder}")
+        return
+    if again and short not in regenerate.TASKS:
+        raise ValueError(f"{name} cannot be regenerated, only vtab/{', vtab/'.join(regenerate.TASKS)}; leave --regenerate out.")
+    sources = regenerate.sources(short) if again else (VTAB,) if family == "vtab" else SOURCES[name]
+    files = {source.name: _get(name, source, root / DOWNLOADS, archives) for source in sources}
+    with built(root, place) as unfinished:
+        if again:
+            regenerate.regenerate(short, files, unfinished / place)
+        elif family == "vtab":
+            archive = files[VTAB.name]
+            unpack(archive, unfinished / place, _vtab_folder(archive, BENCHMARKS[name].folders))
+        else:
+            for source in sources:
+                target = unfinished / place / source.into
+                if source.plain:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(files[source.name], target)
+                else:
+                    unpack(files[source.name], target, source.below)
+        for holds, what in check(name, unfinished):
+            print(f"{'OK  ' if holds else 'FAIL'}  {name}: {what}", flush=True)
+            if not holds:
+                raise ValueError(f"{name} is not what was published, so nothing was kept: {what}")
+    print(f"{name} is in {root / place}")
+
+
+def _get(name: str, source: Source, downloads: Path, archives: Sequence[Path]) -> Path:
+    for path in [*archives, downloads / source.name]:
+        if path.name == source.name and path.exists():
+            verify_checksum(path, source.checksum)
+            return path
+    if source.url is None:
+        raise ValueError(
+            f"{name} needs {source.name}, which only a person can get ({source.by_hand}). Then put it into {downloads}, or "
+            f"name it: --archive {source.name}"
+        )
+    print(f"{name}: fetching {source.url}", flush=True)
+    return download(source.url, downloads / source.name, source.checksum)
+
+
+def _vtab_folder(archive: Path, folders: Sequence[str]) -> str:
+    """Where a task lies in an archive of many: the folder of one of these names that has a test list."""
+    with members(archive) as found:
+        for name, _ in found:
+            parts = name.split("/")
+            if len(parts) > 1 and parts[-1] == "test.txt" and parts[-2] in folders:
+                return "/".join(parts[:-1])
+    raise ValueError(f"{archive} has no folder {' or '.join(folders)} with a test.txt; is it VTAB-1k in NOAH's layout?")
+
+
+def _what_is_fetched() -> str:
+    lines = [f"vtab/...: {VTAB.name} (all 19 tasks, 4.66 GB), fetched from {VTAB.url}"]
+    for name, sources in SOURCES.items():
+        needed = [source for source in sources if not source.name.partition(".")[2].startswith(("train_", "val_", "test_"))]
+        what = ", ".join(source.name for source in needed)
+        how = needed[0].by_hand and f"by hand: {needed[0].by_hand}" or f"fetched from {needed[0].url}"
+        lines.append(f"{name}: {what}, {how}" + (", and NOAH's lists" if len(needed) < len(sources) else ""))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="What a set needs:\n" + _what_is_fetched(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="vtab/dtd, fgvc/cub200, few-shot/pets, or a family: vtab")
+    parser.add_argument("--root", required=True, type=Path, help="the folder of all benchmarks; nothing is written elsewhere")
+    parser.add_argument("--archive", action="append", default=[], type=Path, help="a file that is here already")
+    parser.add_argument("--regenerate", action="store_true", help="draw a VTAB task anew from the original data")
+    args = parser.parse_args(argv)
+    failed = False
+    try:
+        names = chosen(args.names)
+        for path in args.archive:
+            if not path.is_file():
+                raise ValueError(f"--archive {path}: there is no such file.")
+        args.root.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name in names:
+        try:
+            prepare(name, args.root, args.archive, args.regenerate)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,607 @@
+"""Does what fetches, unpacks, prepares and verifies benchmarks keep its promises, whatever servers and archives do?"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minica import data
+from minica.data.benchmarks import BENCHMARKS, FEW_SHOT, FGVC
+from minica.data.few_shot import SHOTS
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "data_scripts"
+sys.path.insert(0, str(SCRIPTS))  # they import each other, as `python data_scripts/prepare.py` lets them
+fetch, prepare, regenerate, verify = map(importlib.import_module, ("fetch", "prepare", "regenerate", "verify"))
+
+CONTENT = bytes(range(256)) * 4000  # a megabyte
+MD5, SHA256 = (f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}" for kind in ("md5", "sha256"))
+
+
+def jpeg(seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.RandomState(seed).randint(0, 256, (6, 8, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# -------------------------------------------------------------------------------------------------------------- download
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``content``; ``cuts`` are the numbers of bytes after which the next answers end too early."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.tag, self.ranges, self.cuts, self.errors = CONTENT, '"one"', True, [], []
+        self.files: dict[str, bytes] = {}
+        self.stalled = threading.Event()
+        self.stalled.set()
+        self.asked: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted)
+        if server.errors:
+            return self.send_error(server.errors.pop(0))
+        content = server.files.get(self.path, server.content)
+        start = 0
+        if wanted and server.ranges and self.headers.get("If-Range") in (None, server.tag):
+            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if server.tag:
+            self.send_header("ETag", server.tag)
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else None
+        self.wfile.write(content[start:] if cut is None else content[start : start + cut])
+        server.stalled.wait(60)  # before the connection is closed
+        self.close_connection = True
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(fetch, "PAUSE", 0.001)
+    monkeypatch.setattr(fetch, "TIMEOUT", 10)
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as started:
+        threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield started
+        started.shutdown()
+
+
+@pytest.mark.parametrize("checksum", [None, MD5, SHA256])
+def test_a_file_is_fetched_whole(checksum, server, tmp_path):
+    target = fetch.download(f"{server.url}/set.zip", tmp_path / "downloads" / "set.zip", checksum)
+    assert everything(tmp_path) == {"downloads/set.zip": CONTENT} and target.read_bytes() == CONTENT
+
+
+def test_a_cut_connection_is_taken_up_where_it_ended(server, tmp_path):
+    server.cuts = [300_000, 300_000]
+    fetch.download(server.url, tmp_path / "set.zip", MD5)
+    assert server.asked == [None, "bytes=300000-", "bytes=600000-"]
+    assert everything(tmp_path) == {"set.zip": CONTENT}
+
+
+def test_a_download_that_was_given_up_is_taken_up_by_the_next_call(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    server.cuts = [300_000, 0]
+    with pytest.raises(ValueError, match="300,000 bytes are kept in .*set.zip.part: run the same again"):
+        fetch.download(server.url, tmp_path / "set.zip")
+    assert not (tmp_path / "set.zip").exists()
+    fetch.download(server.url, tmp_path / "set.zip")
+    assert server.asked[-1] == "bytes=300000-" and everything(tmp_path) == {"set.zip": CONTENT}
+
+
+def test_a_killed_download_is_taken_up(server, tmp_path):
+    server.cuts = [300_000]
+    server.stalled.clear()
+    script = "import sys, pathlib, fetch; fetch.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    part = tmp_path / "set.zip.part"
+    process = subprocess.Popen([sys.executable, "-c", script, server.url, tmp_path / "set.zip"], cwd=SCRIPTS)
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    server.stalled.set()
+    there = part.stat().st_size
+    assert there > 0 and not (tmp_path / "set.zip").exists()
+    fetch.download(server.url, tmp_path / "set.zip", MD5)
+    assert server.asked == [None, f"bytes={there}-"] and everything(tmp_path) == {"set.zip": CONTENT}
+
+
+@pytest.mark.parametrize("reason", ["no ranges", "no tag", "weak tag", "another file by now"])
+def test_what_cannot_be_taken_up_starts_anew(reason, server, tmp_path):
+    server.cuts = [300_000]
+    if reason == "no ranges":
+        server.ranges = False
+    elif reason != "another file by now":
+        server.tag = {"no tag": None, "weak tag": 'W/"one"'}[reason]
+    else:
+        (tmp_path / "set.zip.part").write_bytes(b"old" * 1000)
+        (tmp_path / "set.zip.part.tag").write_text('"zero"')
+    fetch.download(server.url, tmp_path / "set.zip", MD5)
+    assert everything(tmp_path) == {"set.zip": CONTENT}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_part_as_long_as_the_file(whole, server, tmp_path):
+    """Killed between the last byte and the renaming; or the rest of something longer."""
+    (tmp_path / "set.zip.part").write_bytes(CONTENT if whole else CONTENT + b"more")
+    (tmp_path / "set.zip.part.tag").write_text('"one"')
+    fetch.download(server.url, tmp_path / "set.zip", MD5)
+    assert everything(tmp_path) == {"set.zip": CONTENT} and len(server.asked) == (1 if whole else 2)
+
+
+def test_a_corrupt_file_is_refused_and_not_kept(server, tmp_path):
+    server.content = CONTENT[:-1] + b"\0"
+    with pytest.raises(ValueError, match=f"{server.url} has the md5 [0-9a-f]+, expected {MD5[4:]}.*Get it again"):
+        fetch.download(server.url, tmp_path / "set.zip", MD5)
+    assert everything(tmp_path) == {}
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_final(server, tmp_path):
+    server.errors = [503, 429]
+    fetch.download(server.url, tmp_path / "set.zip", MD5)
+    server.errors, server.asked = [404], []
+    with pytest.raises(ValueError, match="404.*put other.zip into .* by hand"):
+        fetch.download(server.url, tmp_path / "other.zip")
+    assert len(server.asked) == 1 and everything(tmp_path) == {"set.zip": CONTENT}
+
+
+# ---------------------------------------------------------------------------------------------------------------- unpack
+
+
+def make_tar(path: Path, files: dict[str, bytes], *special: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for info in special:
+            archive.addfile(info)
+    return path
+
+
+def make_zip(path: Path, files: dict[str, bytes], *special: zipfile.ZipInfo) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+        for info in special:
+            archive.writestr(info, "target")
+    return path
+
+
+GOOD = {"set/images/a.jpg": b"a", "set/images/b/c.jpg": b"c", "set/list.txt": b"a 0", "readme": b"r"}
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz"])
+def test_archives_are_unpacked_whole_or_below_a_folder(name, tmp_path):
+    archive = (make_zip if name.endswith("zip") else make_tar)(tmp_path / name, {f"./{k}": v for k, v in GOOD.items()})
+    if name.endswith("zip"):
+        archive = make_zip(tmp_path / name, GOOD)
+    assert fetch.unpack(archive, tmp_path / "all") == 4 and everything(tmp_path / "all") == GOOD
+    assert fetch.unpack(archive, tmp_path / "part", "set/images") == 2
+    assert everything(tmp_path / "part") == {"a.jpg": b"a", "b/c.jpg": b"c"}
+    with pytest.raises(ValueError, match=f"{name} has no files in set/im; is it the right archive"):
+        fetch.unpack(archive, tmp_path / "none", "set/im")
+
+
+def _link(kind: bytes, name: str = "set/link", to: str = "../../outside") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+
+def _zip_link() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("set/link")
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+HARMFUL = {
+    "up.tar": lambda path: make_tar(path, {"set/../../outside": b"x"}),
+    "root.tar": lambda path: make_tar(path, {"/outside": b"x"}),
+    "drive.tar": lambda path: make_tar(path, {"C:/outside": b"x"}),
+    "link.tar": lambda path: make_tar(path, {}, _link(tarfile.SYMTYPE)),
+    "hard link.tar.gz": lambda path: make_tar(path, {}, _link(tarfile.LNKTYPE)),
+    "device.tar": lambda path: make_tar(path, {}, _link(tarfile.CHRTYPE)),
+    "up.zip": lambda path: make_zip(path, {"../outside": b"x"}),
+    "root.zip": lambda path: make_zip(path, {"/outside": b"x"}),
+    "windows.zip": lambda path: make_zip(path, {"..\\outside": b"x"}),
+    "link.zip": lambda path: make_zip(path, {}, _zip_link()),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_an_archive_that_leaves_its_folder_is_refused_and_named(name, tmp_path):
+    (tmp_path / "in").mkdir()
+    archive = HARMFUL[name](tmp_path / "in" / name)
+    with pytest.raises(ValueError, match=rf"{name}: .*(outside|link).*(not unpacked)"):
+        fetch.unpack(archive, tmp_path / "in" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"] and not everything(tmp_path / "in").keys() - {name}
+
+
+def test_a_link_into_the_folder_cannot_be_written_through(tmp_path):
+    """Refused at the link, before the file that would go through it."""
+    archive = make_tar(tmp_path / "set.tar", {}, _link(tarfile.SYMTYPE, "set", str(tmp_path)))
+    with tarfile.open(archive, "a") as opened:
+        info = tarfile.TarInfo("set/outside")
+        info.size = 1
+        opened.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(ValueError, match="set is a link"):
+        fetch.unpack(archive, tmp_path / "folder")
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz", "text.zip", "empty.tgz", "missing.zip"])
+def test_a_damaged_archive_is_named(name, tmp_path):
+    path = tmp_path / name
+    if name == "text.zip":
+        path.write_text("<html>not found</html>")
+    elif name == "empty.tgz":
+        path.touch()
+    elif name != "missing.zip":
+        noise = {f"set/{i}": np.random.RandomState(i).bytes(30_000) for i in range(5)}
+        whole = (make_zip if name.endswith("zip") else make_tar)(path, noise).read_bytes()
+        path.write_bytes(whole[:70_000])
+    with pytest.raises(ValueError, match=f"{name} cannot be unpacked"):
+        fetch.unpack(path, tmp_path / "folder")
+
+
+def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
+    path = make_zip(tmp_path / "set.zip", {"a.jpg": CONTENT})
+    whole = bytearray(path.read_bytes())
+    whole[500_000] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="set.zip cannot be unpacked .*CRC"):
+        fetch.unpack(path, tmp_path / "folder")
+
+
+# --------------------------------------------------------------------------------------------------- prepare and verify
+
+
+@pytest.fixture(scope="module")
+def kitti(tmp_path_factory) -> Path:
+    """VTAB-1k's smallest task with its published counts, beside another one, as in the shared archive."""
+    files, image = {"vtab-1k/svhn/test.txt": b"images/test/000000.jpg 0\n"}, jpeg()
+    for split, first, count in (("train800", 0, 800), ("val200", 800, 200), ("train800val200", 0, 1000), ("test", 0, 711)):
+        names = [f"images/{split}/{i:06}.jpg" for i in range(count)]
+        files |= dict.fromkeys((f"vtab-1k/kitti/{name}" for name in names), image)
+        lines = [f"{name} {(first + i) % 4}\n" for i, name in enumerate(names)]
+        files[f"vtab-1k/kitti/{split}.txt"] = "".join(lines).encode()
+    return make_zip(tmp_path_factory.mktemp("archives") / "vtab-1k.zip", files)
+
+
+def changed(archive: Path, path: Path, **contents: bytes | None) -> Path:
+    """A copy of the archive in which members ending on a key have another content, or are gone."""
+    path.mkdir()
+    files = {}
+    with zipfile.ZipFile(archive) as opened:
+        for name in opened.namelist():
+            files[name] = next((new for end, new in contents.items() if name.endswith(end)), opened.read(name))
+    return make_zip(path / archive.name, {name: content for name, content in files.items() if content is not None})
+
+
+def test_a_task_of_vtab_is_prepared_from_a_local_archive_verified_and_kept(kitti, tmp_path, capsys):
+    root = tmp_path / "data"
+    assert prepare.main(["vtab/kitti", "--root", str(root), "--archive", str(kitti)]) == 0
+    said = capsys.readouterr().out
+    assert "test: 711 images, published 711" in said and "FAIL" not in said and str(root / "vtab-1k" / "kitti") in said
+    assert [path.name for path in root.iterdir()] == ["vtab-1k"] and [path.name for path in (root / "vtab-1k").iterdir()] == [
+        "kitti"
+    ]
+    task = data.load("vtab/kitti", size=32, root=root)  # no warning: the counts are the published ones
+    assert [len(d) for d in (task.train, task.val, task.test, task.final)] == [800, 200, 711, 1000]
+    assert "regenerated" not in task.source
+    before = everything(root)
+    assert prepare.main(["vtab/kitti", "--root", str(root)]) == 0 and "there already" in capsys.readouterr().out
+    assert verify.main(["--root", str(root)]) == 0 and verify.main(["vtab", "--root", str(root)]) == 1
+    assert before == everything(root)
+    # As a reader calls it, from another folder; what is spoilt afterwards is found, with its file and line.
+    (root / "vtab-1k" / "kitti" / "images" / "test" / "000700.jpg").write_bytes(jpeg()[:200])
+    command = [sys.executable, SCRIPTS / "verify.py", "vtab/kitti", "--root", "data", "--all"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 1 and "test.txt:701: cannot decode" in found.stdout and "2,710 of 2,711" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"kitti/images/test/000710.jpg": None}, "test.txt:711: images/test/000710.jpg does not exist"),
+        ({"kitti/val200.txt": b"images/val200/000000.jpg 0\n"}, "val: 1 images, published 200"),
+        (
+            {"kitti/train800.txt": "".join(f"images/train800/{i:06}.jpg 0\n" for i in range(800)).encode()},
+            "have the labels of train",
+        ),
+        ({"kitti/images/test/000710.jpg": b"no image"}, "test.txt:711: cannot decode"),
+        ({"kitti/test.txt": None}, "no folder kitti with a test.txt"),
+    ],
+)
+def test_what_is_not_what_was_published_is_named_and_not_kept(changes, problem, kitti, tmp_path, capsys):
+    archive = changed(kitti, tmp_path / "archive", **changes)
+    root = tmp_path / "data"
+    assert prepare.main(["vtab/kitti", "--root", str(root), "--archive", str(archive)]) == 1
+    assert problem in capsys.readouterr().err and everything(root) == {} and not any(root.iterdir())
+
+
+def test_a_preparation_that_was_killed_leaves_no_set_and_is_made_anew(kitti, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    rest = root / ".unfinished-vtab-1k-kitti" / "vtab-1k" / "kitti" / "images"
+    rest.mkdir(parents=True)
+    (rest / "rest.jpg").touch()
+    assert verify.there("vtab/kitti", root) is None
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "check", interrupted)
+        prepare.main(["vtab/kitti", "--root", str(root), "--archive", str(kitti)])
+    assert not any(root.iterdir())
+    assert prepare.main(["vtab/kitti", "--root", str(root), "--archive", str(kitti)]) == 0
+    assert "rest.jpg" not in {path.name for path in root.rglob("*")}
+
+
+def test_what_only_a_person_can_fetch_is_said(tmp_path, capsys):
+    assert prepare.main(["fgvc/nabirds", "fgvc/cars", "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "nabirds.tar.gz, which only a person can get (fill in the form at https://info.allaboutbirds.org/nabirds)" in said
+    assert "cars_train.tgz" in said and "--archive cars_train.tgz" in said and str(tmp_path / "downloads") in said
+    for arguments, problem in (
+        (["fgvc/dogs2"], "unknown benchmark 'fgvc/dogs2'.*fgvc/dogs,"),
+        (["fgvc/dogs", "--archive", "none.tar"], "none.tar: there is no such file"),
+    ):
+        assert prepare.main([*arguments, "--root", str(tmp_path)]) == 2
+        assert re.search(problem, capsys.readouterr().err)
+    assert prepare.main(["vtab/dtd", "--root", str(tmp_path), "--regenerate"]) == 1
+    assert "cannot be regenerated, only vtab/clevr_count" in capsys.readouterr().err
+    assert everything(tmp_path) == {}
+
+
+def test_every_benchmark_can_be_prepared_and_says_how(capsys):
+    assert {name for name in BENCHMARKS if not name.startswith("vtab/")} == prepare.SOURCES.keys()
+    with pytest.raises(SystemExit):
+        prepare.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in prepare.SOURCES) and prepare.VTAB.url in said
+    for sources in [*prepare.SOURCES.values(), *map(regenerate.sources, regenerate.TASKS)]:
+        for source in sources:
+            assert bool(source.url) != bool(source.by_hand) and bool(source.into) >= source.plain
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Facts of two sets as small as a test's."""
+    for name, table, facts in (
+        ("fgvc/cub200", FGVC, dict(classes=3, train=16, val=2, test=6)),
+        ("few-shot/pets", FEW_SHOT, dict(classes=3, train=48, val=3, test=6)),
+    ):
+        changed = replace(BENCHMARKS[name], **facts)
+        monkeypatch.setitem(BENCHMARKS, name, changed)
+        monkeypatch.setitem(table, name.partition("/")[2], changed)
+
+
+def test_a_set_is_fetched_and_prepared(small, server, tmp_path, monkeypatch, capsys):
+    rows = [(f"{c}{i}", c + 1, f"{c}.Bird/{i}.jpg", int(i % 4 != 3)) for c in range(3) for i in range(8)]
+    files = {f"CUB_200_2011/images/{name}": jpeg(i) for i, (*_, name, _) in enumerate(rows)}
+    for list_name, column in (("images", 2), ("image_class_labels", 1), ("train_test_split", 3)):
+        files[f"CUB_200_2011/{list_name}.txt"] = "".join(f"{row[0]} {row[column]}\n" for row in rows).encode()
+    files["CUB_200_2011/classes.txt"] = b"1 a\n2 b\n3 c\n"
+    server.content = make_tar(tmp_path / "cub.tgz", files | {"attributes.txt": b"beside it"}).read_bytes()
+    server.cuts = [1000]
+    checksum = f"sha256:{hashlib.sha256(server.content).hexdigest()}"
+    (source,) = prepare.SOURCES["fgvc/cub200"]
+    root = tmp_path / "data"
+    monkeypatch.setitem(prepare.SOURCES, "fgvc/cub200", (replace(source, url=server.url, checksum="md5:0"),))
+    assert prepare.main(["fgvc/cub200", "--root", str(root)]) == 1 and "expected 0" in capsys.readouterr().err
+    assert everything(root) == {}
+    monkeypatch.setitem(prepare.SOURCES, "fgvc/cub200", (replace(source, url=server.url, checksum=checksum),))
+    assert prepare.main(["fgvc/cub200", "--root", str(root)]) == 0
+    assert everything(root / "fgvc" / "cub200") == {k.removeprefix("CUB_200_2011/"): v for k, v in files.items()}
+    assert sorted(path.name for path in root.iterdir()) == ["downloads", "fgvc"]
+    shutil.rmtree(root / "fgvc")
+    asked = len(server.asked)
+    assert prepare.main(["fgvc/cub200", "--root", str(root)]) == 0 and len(server.asked) == asked  # the download is kept
+
+
+def test_a_few_shot_set_is_fetched_with_noahs_lists(small, server, tmp_path, monkeypatch, capsys):
+    names = [f"kind_{c}_{i}.jpg" for c in range(3) for i in range(16)]
+    rest = {split: [f"{split}_{c}_{i}.jpg" for c in range(3) for i in range(n)] for split, n in (("val", 1), ("test", 2))}
+    images = {f"images/{name}": jpeg(i) for i, name in enumerate([*names, *rest["val"], *rest["test"]])}
+    server.files["/images.tar.gz"] = make_tar(tmp_path / "images.tar.gz", images).read_bytes()
+    for shots in SHOTS:
+        for seed in range(3):
+            chosen = [name for name in names if int(name[7:-4]) < shots]
+            lines = [f"{name} {name[5]}\n" for name in chosen] * (1 + (shots == 1))
+            server.files[f"/train_meta.list.num_shot_{shots}.seed_{seed}"] = "".join(lines).encode()
+    for split, found in rest.items():
+        server.files[f"/{split}_meta.list"] = "".join(f"{name} {name.split('_')[1]}\n" for name in found).encode()
+    sources = [
+        replace(s, url=f"{server.url}/{s.url.rpartition('/')[2]}", checksum=None) for s in prepare.SOURCES["few-shot/pets"]
+    ]
+    monkeypatch.setitem(prepare.SOURCES, "few-shot/pets", tuple(sources))
+    assert prepare.main(["few-shot/pets", "--root", str(tmp_path / "data")]) == 0
+    assert "NOAH's lists of 1, 2, 4, 8, 16 shots, seeds 0 to 2" in capsys.readouterr().out
+    assert len(data.load("few-shot/pets", size=8, root=tmp_path / "data", shots=1, seed=2).train) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------ regenerate
+
+
+def read_task(folder: Path) -> dict[str, list[tuple[np.ndarray, int]]]:
+    """Split -> (pixels, label) of each line."""
+    found = {}
+    for path in folder.glob("*[0-9t].txt"):
+        rows = [line.split(" ") for line in path.read_text().splitlines()]
+        found[path.stem] = [(np.asarray(Image.open(folder / name)).astype(int), int(label)) for name, label in rows]
+    return found
+
+
+@pytest.mark.parametrize("task", ["dsprites_loc", "dsprites_ori"])
+def test_dsprites_is_drawn_anew_by_the_label_rules(task, tmp_path, monkeypatch):
+    latents = (1, 1, 1, 40, 32, 2)  # few, but all orientations and x positions
+    monkeypatch.setattr(regenerate, "_LATENTS", latents)
+    turn, x, y = np.indices((40, 32, 2)).reshape(3, -1)
+    pictures = np.zeros((len(turn), 64, 64), np.uint8)
+    for i in range(len(turn)):  # says in white what it is
+        pictures[i, turn[i], 2 * x[i] : 2 * x[i] + 2] = 1
+        pictures[i, 56:, 32 * y[i] : 32 * y[i] + 32] = 1
+    path = tmp_path / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
+    np.savez_compressed(path, imgs=pictures, metadata=np.array({"a": 1}, object))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    regenerate.regenerate(task, {path.name: path}, folder)
+    found = read_task(folder)
+    assert {split: len(rows) for split, rows in found.items()} == {
+        "train800": 800,
+        "val200": 200,
+        "train800val200": 1000,
+        "test": 256,
+    }
+    seen = set()
+    for split in ("train800", "val200", "test"):
+        for pixels, label in found[split]:
+            assert pixels.shape == (64, 64, 3) and 200 < pixels.max() <= 255
+            row, column = divmod(int(pixels[:48].sum(2).argmax()), 64)
+            assert label == (column // 4 if task == "dsprites_loc" else int(row / 2.5))
+            seen.add((row, column // 2, pixels[60, 10, 0] > 127))
+    assert len(seen) == 800 + 200 + 256  # no image twice
+    assert [label for _, label in found["train800val200"]] == [
+        label for split in ("train800", "val200") for _, label in found[split]
+    ]
+    assert "not the published images" in (folder / "REGENERATED.txt").read_text()
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="is not the dSprites archive, or damaged"):
+        regenerate.regenerate(task, {path.name: path}, folder / "again")
+
+
+def write_norb(path: Path, values: np.ndarray) -> None:
+    kind = {1: 507333717, 4: 507333716}[values.itemsize]
+    sizes = [*values.shape, *[1] * (3 - values.ndim)]
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(np.array([kind, values.ndim, *sizes], "<i4").tobytes() + values.tobytes())
+
+
+@pytest.mark.parametrize("task", ["smallnorb_azi", "smallnorb_ele"])
+def test_smallnorb_is_drawn_anew_by_the_label_rules(task, tmp_path):
+    files = {source.name: tmp_path / source.name for source in regenerate.sources(task)}
+    for side in ("training", "testing"):
+        info = np.stack(np.unravel_index(np.arange(5 * 9 * 18 * 6), (5, 9, 18, 6)), 1).astype("<i4")[
+            :: 4 if side == "testing" else 5
+        ]
+        info[:, 2] *= 2  # the file has azimuths of 0, 2, ... 34
+        images = np.zeros((len(info), 2, 8, 8), np.uint8)
+        images[:, 0, :, :4] = 25 * info[:, 1, None, None]
+        images[:, 0, :, 4:] = 7 * info[:, 2, None, None]
+        (pictures,), (about,) = ([path for name, path in files.items() if f"{side}-{kind}" in name] for kind in ("dat", "info"))
+        write_norb(pictures, images)
+        write_norb(about, info)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    regenerate.regenerate(task, files, folder)
+    found = read_task(folder)
+    assert {split: len(rows) for split, rows in found.items()} == {
+        "train800": 800,
+        "val200": 200,
+        "train800val200": 1000,
+        "test": 608,
+    }
+    part, step = (slice(5, None), 14) if task == "smallnorb_azi" else (slice(3), 25)
+    assert all(abs(pixels[:, part].mean() - step * label) < 6 for rows in found.values() for pixels, label in rows)
+    assert {label for _, label in found["train800"]} == set(range(18 if task == "smallnorb_azi" else 9))
+    path = next(iter(files.values()))
+    for spoilt in (path.read_bytes()[:-9], gzip.compress(b"\0" * 100), b"text"):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=f"{path.name} is not one of SmallNORB's files, or damaged"):
+            regenerate.regenerate(task, files, tmp_path / f"set {len(spoilt)}")
+
+
+def test_clevr_labels_follow_the_thresholds():
+    def scene(*distances):
+        return {"objects": [{"pixel_coords": [0, 0, z]} for z in distances]}
+
+    labels = [(7.9, 0), (8.0, 0), (8.01, 1), (8.5, 1), (9.0, 2), (9.5, 3), (9.6, 4), (10.0, 4), (10.1, 5), (30, 5)]
+    for distance, label in labels:
+        assert regenerate.clevr_label("clevr_dist", scene(50, distance, 40)) == label
+    assert [regenerate.clevr_label("clevr_count", scene(*range(n))) for n in (3, 10)] == [0, 7]
+
+
+def test_clevr_is_drawn_anew_with_the_published_test_set(tmp_path):
+    files = {}
+    for side, count in (("train", 1200), ("val", 30)):
+        scenes = []
+        for i in range(count):
+            name = f"CLEVR_{side}_{i:06}.png"
+            scenes.append({"image_filename": name, "objects": [{"pixel_coords": [0, 0, 9]}] * (3 + i % 8)})
+            buffer = io.BytesIO()
+            Image.new("RGBA", (8, 6), (20 * (i % 8), i // 5, 0, 255)).save(buffer, "PNG")
+            files[f"CLEVR_v1.0/images/{side}/{name}"] = buffer.getvalue()
+        files[f"CLEVR_v1.0/scenes/CLEVR_{side}_scenes.json"] = json.dumps({"scenes": scenes}).encode()
+    archive = make_zip(tmp_path / "CLEVR_v1.0.zip", files)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    regenerate.regenerate("clevr_count", {archive.name: archive}, folder)
+    found = read_task(folder)
+    assert {split: len(rows) for split, rows in found.items()} == {
+        "train800": 800,
+        "val200": 120,
+        "train800val200": 920,
+        "test": 30,
+    }
+    assert [label for _, label in found["test"]] == [i % 8 for i in range(30)]
+    assert all(abs(pixels[..., 0].mean() - 20 * label) < 6 for rows in found.values() for pixels, label in rows)
+    make_zip(archive, {k: v for k, v in files.items() if not k.endswith("val_scenes.json")})
+    with pytest.raises(ValueError, match="CLEVR_v1.0.zip is not the CLEVR archive, or damaged .*val_scenes.json"):
+        regenerate.regenerate("clevr_count", {archive.name: archive}, tmp_path / "again")
+
+
+@pytest.mark.filterwarnings("ignore:this copy of")
+def test_a_regenerated_task_says_so_wherever_it_is_used(tmp_path, capsys):
+    folder = tmp_path / "vtab-1k" / "clevr_count"
+    for split in ("train800", "val200", "test"):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "images" / split / "000000.jpg").write_bytes(jpeg())
+        (folder / f"{split}.txt").write_text(f"images/{split}/000000.jpg 0\n")
+    (folder / "REGENERATED.txt").touch()
+    task = data.load("vtab/clevr_count", size=8, root=tmp_path)
+    assert task.source.endswith("regenerated: not the published images")
+    verify.main(["--root", str(tmp_path)])
+    assert "regenerated: not the published images" in capsys.readouterr().out
