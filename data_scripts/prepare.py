@@ -105,7 +105,7 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
     if again and short not in regenerate.TASKS:
         raise ValueError(f"{name} cannot be regenerated, only vtab/{', vtab/'.join(regenerate.TASKS)}; leave --regenerate out.")
     sources = regenerate.sources(short) if again else (VTAB,) if family == "vtab" else SOURCES[name]
-    files = {source.name: _get(name, source, root / DOWNLOADS, archives) for source in sources}
+    files = _get(name, sources, root / DOWNLOADS, archives)
     with built(root, place) as unfinished:
         if again:
             regenerate.regenerate(short, files, unfinished / place)
@@ -127,18 +127,24 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
     print(f"{name} is in {root / place}")
 
 
-def _get(name: str, source: Source, downloads: Path, archives: Sequence[Path]) -> Path:
-    for path in [*archives, downloads / source.name]:
-        if path.name == source.name and path.exists():
-            verify_checksum(path, source.checksum)
-            return path
-    if source.url is None:
+def _get(name: str, sources: Sequence[Source], downloads: Path, archives: Sequence[Path]) -> dict[str, Path]:
+    """Name -> file of each source: given, fetched before, or fetched now."""
+    here = {path.name: path for path in [*downloads.glob("*"), *archives]}
+    if missing := [source for source in sources if source.url is None and source.name not in here]:
+        names = ", ".join(source.name for source in missing)
         raise ValueError(
-            f"{name} needs {source.name}, which only a person can get ({source.by_hand}). Then put it into {downloads}, or "
-            f"name it: --archive {source.name}"
+            f"{name} needs {names}, which only a person can get ({missing[0].by_hand}). Then put them into {downloads}, or "
+            f"name each: --archive {missing[0].name}"
         )
-    print(f"{name}: fetching {source.url}", flush=True)
-    return download(source.url, downloads / source.name, source.checksum)
+    files = {}
+    for source in sources:
+        if source.name in here:
+            files[source.name] = here[source.name]
+            verify_checksum(files[source.name], source.checksum)
+        else:
+            print(f"{name}: fetching {source.url}", flush=True)
+            files[source.name] = download(source.url, downloads / source.name, source.checksum)
+    return files
 
 
 def _vtab_folder(archive: Path, folders: Sequence[str]) -> str:
@@ -154,10 +160,10 @@ def _vtab_folder(archive: Path, folders: Sequence[str]) -> str:
 def _what_is_fetched() -> str:
     lines = [f"vtab/...: {VTAB.name} (all 19 tasks, 4.66 GB), fetched from {VTAB.url}"]
     for name, sources in SOURCES.items():
-        needed = [source for source in sources if not source.name.partition(".")[2].startswith(("train_", "val_", "test_"))]
-        what = ", ".join(source.name for source in needed)
-        how = needed[0].by_hand and f"by hand: {needed[0].by_hand}" or f"fetched from {needed[0].url}"
-        lines.append(f"{name}: {what}, {how}" + (", and NOAH's lists" if len(needed) < len(sources) else ""))
+        files = [source for source in sources if not source.into.startswith("annotations/")]
+        how = f"by hand: {files[0].by_hand}" if files[0].by_hand else f"fetched from {files[0].url}"
+        lists = ", and NOAH's lists from GitHub" if len(files) < len(sources) else ""
+        lines.append(f"{name}: {', '.join(source.name for source in files)}, {how}{lists}")
     return "\n".join(lines)
 
 
@@ -170,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help="vtab/dtd, fgvc/cub200, few-shot/pets, or a family: vtab")
     parser.add_argument("--root", required=True, type=Path, help="the folder of all benchmarks; nothing is written elsewhere")
     parser.add_argument("--archive", action="append", default=[], type=Path, help="a file that is here already")
-    parser.add_argument("--regenerate", action="store_true", help="draw a VTAB task anew from the original data")
+    parser.add_argument("--regenerate", action="store_true", help="of VTAB's clevr, dsprites and smallnorb: other images")
     args = parser.parse_args(argv)
     failed = False
     try:
@@ -185,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         try:
             prepare(name, args.root, args.archive, args.regenerate)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ModuleNotFoundError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
     return 1 if failed else 0

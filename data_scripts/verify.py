@@ -45,7 +45,7 @@ def check(name: str, root: Path, every_image: bool = False) -> Iterator[tuple[bo
             found = READERS[family](short, root)
             yield True, f"{found.source}: all lists are well-formed, and every image in them exists"
             yield from _check_counts(name, found)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         yield False, str(error)
         return
     if family == "vtab":

@@ -384,7 +384,8 @@ def test_what_only_a_person_can_fetch_is_said(tmp_path, capsys):
     assert prepare.main(["fgvc/nabirds", "fgvc/cars", "--root", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "nabirds.tar.gz, which only a person can get (fill in the form at https://info.allaboutbirds.org/nabirds)" in said
-    assert "cars_train.tgz" in said and "--archive cars_train.tgz" in said and str(tmp_path / "downloads") in said
+    assert "cars_train.tgz, cars_test.tgz, car_devkit.tgz, cars_test_annos_withlabels.mat, which only a person" in said
+    assert "--archive cars_train.tgz" in said and str(tmp_path / "downloads") in said
     for arguments, problem in (
         (["fgvc/dogs2"], "unknown benchmark 'fgvc/dogs2'.*fgvc/dogs,"),
         (["fgvc/dogs", "--archive", "none.tar"], "none.tar: there is no such file"),
