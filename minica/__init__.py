@@ -4,6 +4,7 @@ from . import data
 from .adapter import ConvAdapter
 from .backbones import create_backbone, normalization
 from .checkpoints import load_adapter, save_adapter
+from .fold import fold
 from .freezing import detach, plain
 from .lean import lean
 from .profiling import count
@@ -24,6 +25,7 @@ __all__ = [
     "detach",
     "evaluate",
     "fit",
+    "fold",
     "lean",
     "load_adapter",
     "normalization",

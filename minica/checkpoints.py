@@ -71,6 +71,8 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task: Task | None 
     model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
     method, options = _how(model)
     trained = trained_state(model)
+    if not trained:
+        raise ValueError("nothing in this model trains, so there is nothing to save; a folded copy is for inference alone.")
     state = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}
     payload = safetensors.torch.save(state, metadata={"format": "pt"})
     config = {

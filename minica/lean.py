@@ -67,7 +67,7 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
         run = trace(model)
     except Exception:  # without a run of the network no BatchNorm is folded; all else needs no run
         run = Trace()
-    norms = _foldable(model, run)
+    norms = foldable(model, run)
     kept = {call.received[0] for call in run.calls if call.received and _trains(call.module)}
     for name, module in model.named_modules():
         wear = WEAR.get(type(module))
@@ -108,7 +108,7 @@ def _frozen_norm(module: nn.Module) -> bool:
     return frozen and module.running_mean is not None and (held(module) or not module.training)
 
 
-def _foldable(model: nn.Module, run: Trace) -> dict[str, nn.BatchNorm2d]:
+def foldable(model: nn.Module, run: Trace) -> dict[str, nn.BatchNorm2d]:
     """Convolution's name -> the BatchNorm that can be folded into it.
 
     The two run once, one right after the other, nothing else takes what is between them, and no hook looks at it.

@@ -6,8 +6,9 @@ import copy
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ class Site(Attachment, nn.ModuleDict):
     def write(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         if self.active is None:
             return None
+        if isinstance(output, tuple):  # a block may return more than its map
+            return (self.write(module, args, output[0]), *output[1:])
         read = output
         if self.reads[self.active] == "input":
             if self.begin == (self.end.module, "input"):
@@ -146,6 +149,7 @@ def adapt(
     form: str = "depthwise",
     init: str = "identity",
     num_classes: int | None = None,
+    stages: Collection[int] | None = None,
 ) -> nn.Module:
     """Freeze ``model`` and attach one Conv-Adapter to each of its units or blocks, in place.
 
@@ -162,14 +166,16 @@ def adapt(
         form: ``"depthwise"``, or one of Table 5's ablations ``"regular"``, ``"linear"`` and ``"spatial"``.
         init: ``"identity"`` starts from the backbone's own output; ``"published"`` as the published code does, family by
             family; or one of :data:`minica.adapter.INITS`.
+        stages: adapt only these of the network's stages, counted from 1; ``None`` all.  What comes before the first of them
+            is as frozen as without adapters, and :func:`minica.fit` can keep its output (``cache=True``).
         num_classes: give the set a new classifier with as many outputs; ``None`` starts from a copy of the model's own.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot, or a number of classes
-            below 1 or for a model without a classifier.
+        ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot, stages that
+            the network lacks, or a number of classes below 1 or for a model without a classifier.
         UnsupportedBackbone: if the network has no part that the scheme adapts.  In each case the model is left untouched.
     """
     if scheme not in SCHEMES | ABLATIONS:
@@ -185,7 +191,8 @@ def adapt(
         if not output_layers(model):
             raise ValueError(f"{type(model).__name__} has no linear classifier to be replaced; leave num_classes out.")
     parts = plain_anatomy(model)
-    chosen = _parts_of(parts, scheme, model)
+    here = parts if stages is None else _in_stages(parts, stages)
+    chosen = _parts_of(here, scheme, model)
     adapters = [
         ConvAdapter(
             **_shape(part, scheme, kernel_size),
@@ -212,7 +219,7 @@ def adapt(
         site[name], site.reads[name] = adapter.train(model.training), _reads(part, scheme)
     model._minica["adapters"][name] = dict(
         scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init, norms="none"
-    )
+    ) | ({} if stages is None else {"stages": sorted(stages)})
     model._minica["method"] = "conv_adapter"
     for classifier in classifier_names(model):
         model.get_submodule(classifier).requires_grad_(True)
@@ -221,7 +228,7 @@ def adapt(
         _new_classifier(model, num_classes)
     switch(model, name)
     hold_statistics(model)
-    _warn_if_heavy(model, parts, scheme, compression, kernel_size, form)
+    _warn_if_heavy(model, here, scheme, compression, kernel_size, form)
     return model
 
 
@@ -241,6 +248,21 @@ def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:
             f"use {' or '.join(name for name, other in SCHEMES.items() if other.part != wanted)}."
         )
     return [part for part in parts if part.kind in (wanted, "downsample", "pool")]
+
+
+def _in_stages(parts: list[Part], stages: Collection[int]) -> list[Part]:
+    """The parts in some stages: runs of blocks with one parent.  What stands between two stages belongs to the later one."""
+    names = list(dict.fromkeys(part.name.rpartition(".")[0] for part in parts if part.kind == "block"))
+    known = range(1, len(names) + 1)
+    if not isinstance(stages, Collection) or not stages or not all(number in known for number in stages):
+        raise ValueError(f"stages must be some of 1 to {len(names)}, which this network has; got {stages!r}.")
+    found, number = [], len(names)
+    for part in reversed(parts):  # in the order in which they run, units before their block
+        if part.kind == "block":
+            number = names.index(part.name.rpartition(".")[0]) + 1
+        if (names.index(part.name) + 1 if part.kind == "stage" else number) in stages:
+            found.append(part)
+    return found[::-1]
 
 
 def _reads(part: Part, scheme: str) -> str:
@@ -349,14 +371,14 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
     plain(model)
     beside = model._minica["beside"]
     if before is not None:
-        beside[before] = _trained_beside(model)
+        beside[before] = {key: attrgetter(key)(model) for key in beside[None]}
         _put(model, beside[None])
     if name is not None:
         _put(model, beside.pop(name, {}))
     for _, site in sites(model):
         site.active = name if name in site else None
         for other, adapter in site.items():
-            adapter.requires_grad_(other == name)
+            adapter.requires_grad_(other == name and not model._minica.get("folded"))
     hold_statistics(model)
     return model
 
@@ -376,21 +398,16 @@ def active_set(model: nn.Module) -> str | None:
     return next((site.active for _, site in sites(model) if site.active is not None), None)
 
 
-def _trained_beside(model: nn.Module) -> dict[str, Tensor]:
-    """What the set in use trains of the network's own: its classifier and, where asked for, normalisation layers."""
-    added = tuple(f"{attached}." for attached in attachments(model))
-    return {key: value for key, value in trained_tensors(model).items() if not key.startswith(added)}
-
-
 def backbone_values(model: nn.Module) -> dict[str, Tensor]:
     """What the plain backbone has where any set trains something else beside its adapters."""
     return getattr(model, "_minica", {}).get("beside", {}).get(None, {})
 
 
 def make_own(model: nn.Module) -> None:
-    """Let what trains beside the set in use be a copy; the backbone's tensors stay as they are for when it is switched off."""
-    base = model._minica["beside"].setdefault(None, {})
-    shared = {key: value for key, value in _trained_beside(model).items() if base.setdefault(key, value) is value}
+    """Let what trains beside the adapters in use be a copy; the backbone's own tensors wait for when they are switched off."""
+    base, added = model._minica["beside"].setdefault(None, {}), tuple(f"{attached}." for attached in attachments(model))
+    trains = {key: value for key, value in trained_tensors(model).items() if not key.startswith(added)}
+    shared = {key: value for key, value in trains.items() if base.setdefault(key, value) is value}
     _put(model, {key: copy.deepcopy(value) for key, value in shared.items()})
     for value in shared.values():
         value.requires_grad_(False)
