@@ -158,18 +158,51 @@ class _FrozenConv(torch.autograd.Function):
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.shape, ctx.layout = (stride, padding, dilation, groups), x.shape, x.stride()
         # Cast here and again in backward: a frozen weight of the other type would be kept from one to the other.
-        bias = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, dilation, groups)
+        bias, weight = None if bias is None else bias.to(x.dtype), weight.to(x.dtype)
+        if _is_pointwise(x, weight, *ctx.geometry):
+            return _pointwise(x, weight, bias)
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx, grad):
         (weight,), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.geometry
         wanted = [ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]]
+        if wanted == [True, False, False] and _is_pointwise(grad, weight, *ctx.geometry):
+            x_grad = _pointwise(grad, weight.to(grad.dtype).transpose(0, 1), None)
+            return x_grad, None, None, None, None, None, None
         shape_only = torch.empty_strided(ctx.shape, ctx.layout, dtype=grad.dtype, device=grad.device)  # is never read
         x_grad, _, bias_grad = torch.ops.aten.convolution_backward(
             grad, shape_only, weight.to(grad.dtype), [grad.shape[1]], stride, padding, dilation, False, [0, 0], groups, wanted
         )
         return x_grad, None, bias_grad, None, None, None, None
+
+
+def _is_pointwise(x: Tensor, weight: Tensor, stride, padding, dilation, groups) -> bool:
+    """A 1x1 convolution in float32 on a CPU, in the memory format that it is fastest in."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and weight.shape[2:] == (1, 1)
+        and (*stride, *padding, groups) == (1, 1, 0, 0, 1)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """By a matrix product where there are few pixels, else by oneDNN.
+
+    With one thread and fewer than 16 images PyTorch takes the matrix product for all maps, at 10 to 40 % more time on the
+    larger ones; with more threads it takes oneDNN for all, which reorders the weight however few pixels meet it.
+    """
+    images, channels, height, width = x.shape
+    if images * height * width >= 1000:
+        return torch.mkldnn_convolution(x, weight.contiguous(), bias, (0, 0), (1, 1), (1, 1), 1)
+    y = torch.empty((images, len(weight), height, width), dtype=x.dtype, memory_format=torch.channels_last)  # in place may change no view
+    pixels, out, kernel = x.permute(0, 2, 3, 1).view(-1, channels), y.permute(0, 2, 3, 1).view(-1, len(weight)), weight.flatten(1)
+    torch.mm(pixels, kernel.t(), out=out) if bias is None else torch.addmm(bias, pixels, kernel.t(), out=out)
+    return y
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -187,7 +220,9 @@ class _FrozenLinear(torch.autograd.Function):
 
 def _autocast(x: Tensor) -> Tensor:
     """In the type that autocast runs convolutions in; a Function is not cast by itself."""
-    return x.to(torch.get_autocast_dtype(x.device.type)) if torch.is_autocast_enabled(x.device.type) else x
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
 
 
 class _Captured(TorchFunctionMode):
@@ -222,6 +257,8 @@ class LeanConv(Lean):
         bias = self.bias if self.lean_bias is None else self.lean_bias
         if isinstance(self, Conv2dSame) or getattr(self, "same_pad", False):
             x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        if x.device.type == "cpu":  # whatever layout the images came in: on a CPU this one is faster, and it stays
+            x = x.contiguous(memory_format=torch.channels_last)
         return _FrozenConv.apply(_autocast(x), weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 

@@ -1,0 +1,288 @@
+"""The lean form: the gradients of the plain one, and far fewer bytes kept for them."""
+
+import copy
+import pickle
+
+import nets
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import minica
+from minica.freezing import Lean
+from minica.lean import LeanNorm, pack, unpack
+from minica.profiling import activations
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
+
+
+def gradients(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)  # of stochastic depth
+    model.zero_grad()
+    F.cross_entropy(model.train()(images), torch.arange(len(images)) % 5).backward()
+    return {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
+
+
+def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """The largest relative error among the tensors."""
+    assert found.keys() == expected.keys()
+    return max(((found[key] - expected[key]).norm() / expected[key].norm().clamp(min=1e-30)).item() for key in expected)
+
+
+def adapted(name: str, scheme: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, torch.Tensor]:
+    model = nets.disturb(minica.adapt(nets.net(name), scheme)).to(dtype)
+    return model, nets.images(name).to(dtype)
+
+
+LARGE = ("bit", "clip")  # as large as ResNet50: two schemes are enough
+PAIRS = [(name, scheme) for name in nets.FAMILIES for scheme in list(minica.SCHEMES)[:: 3 if name in LARGE else 1]]
+
+
+@pytest.mark.parametrize(("name", "scheme"), PAIRS)
+def test_gradients_are_the_plain_models_and_it_comes_back(name, scheme):
+    # In float64: some of these random networks multiply float32's rounding by a thousand, in either form.
+    model, images = adapted(name, scheme, torch.float64)
+    keys, classes = list(model.state_dict()), [type(module) for module in model.modules()]
+    before, state = model.eval()(images).detach(), nets.snapshot(model)
+    expected = gradients(model, images)
+    assert minica.lean(model) is model
+    assert any(isinstance(module, Lean) for module in model.modules())
+    assert difference(gradients(model, images), expected) < 1e-9
+    assert list(model.state_dict()) == keys and nets.same(model.state_dict(), state)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), before), "without gradients it is the plain model, bit for bit"
+    assert minica.plain(model) is model
+    assert [type(module) for module in model.modules()] == classes and list(model.state_dict()) == keys
+    assert not [key for key, _ in model.named_buffers() if "lean" in key]
+    assert torch.equal(model.eval()(images).detach(), before)
+
+
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "convnext", "efficientnet", "edge", "regnet"])
+def test_gradients_in_float32(name):
+    model, images = adapted(name, "conv_parallel")
+    expected = gradients(model, images)
+    assert difference(gradients(minica.lean(model), images), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("basic", 1), ("bottleneck", 1), ("anti-alias", 1), ("efficientnet", 1), ("mobilenetv4", 1), ("mixnet", 15 / 49)],
+)
+def test_batchnorm_is_folded_where_a_convolution_feeds_only_it(name, share):
+    """MixNet's convolutions are joined before their norm; everywhere else each norm has a convolution of its own."""
+    model = minica.lean(adapted(name, "conv_parallel")[0])
+    norms = [module.lean_folded for module in model.modules() if isinstance(module, LeanNorm)]
+    assert sum(norms) / len(norms) == share
+
+
+class _Between(nn.Module):
+    """Something looks at what is between a convolution and its norm."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.bn1, self.bn2, self.act, self.fc = nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.ReLU(), nn.Linear(8, 5)
+        self.twice = twice
+
+    def forward(self, x):
+        x = self.act(self.bn1(self.conv1(x)))
+        h = self.conv2(x)
+        y = self.bn2(h) + x
+        return self.fc((self.act(y) + h if self.twice else self.act(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("hook", [False, True])
+def test_nothing_is_folded_that_somebody_sees(twice, hook):
+    torch.manual_seed(0)
+    model, images = _Between(twice), torch.randn(2, 3, 16, 16)
+    for norm in (model.bn1, model.bn2):
+        norm.running_mean.normal_()
+        norm.weight.data.normal_()
+    minica.adapt(model.eval(), "conv_sequential")
+    nets.disturb(model)
+    seen = []
+    if hook:
+        model.conv2.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    expected = gradients(model, images)
+    minica.lean(model)
+    assert model.bn2.lean_folded is False or not (twice or hook)
+    assert difference(gradients(model, images), expected) < 1e-4
+    if hook:
+        plain, *_, lean = [h for h in seen if not h.is_meta]  # a trace of the network runs its hooks as well
+        assert torch.allclose(plain, lean, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", minica.METHODS)
+def test_every_method_trains_the_same(method):
+    model, images = nets.net("bottleneck").double(), nets.images("bottleneck").double()
+    minica.tune(model, method, **(dict(image_size=64) if method == "prompt" else {}))
+    nets.disturb(model.float())
+    expected = gradients(model.double(), images)
+    assert difference(gradients(minica.lean(model), images), expected) < 1e-9
+
+
+def test_weights_that_train_are_left_alone():
+    model = minica.tune(nets.net("bottleneck"), "full")
+    minica.lean(model)
+    assert not any(isinstance(module, Lean) for module in model.modules() if list(module.parameters(recurse=False)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 16, 4, 4), (8,), (1, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_masks_take_a_bit_an_element(shape, memory_format):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    if mask.ndim == 4:
+        mask = mask.contiguous(memory_format=memory_format)
+    packed = pack(mask)
+    assert packed.numel() == (mask.numel() // 8 if mask.numel() % 8 == 0 else mask.numel())
+    assert torch.equal(unpack(packed).as_strided(mask.shape, mask.stride()).bool(), mask)
+    every = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).bool()  # each of the 256 bytes there are
+    assert torch.equal(unpack(pack(every)).view(256, 8).bool(), every)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.LeakyReLU])
+def test_activations_have_the_gradient_of_torch(act, inplace):
+    x = 6 * torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[0, 0, 0] = torch.tensor([0.0, 6.0, -0.0, 1e-300, 6.5])
+    for layout in (torch.contiguous_format, torch.channels_last):
+        grads = []
+        for form in (minica.plain, minica.lean):
+            leaf = x.clone(memory_format=layout).requires_grad_()
+            model = form(nn.Sequential(act(inplace=inplace)))
+            y = model(leaf * 1)
+            (y * torch.arange(y.numel(), dtype=x.dtype).view(y.shape)).sum().backward()
+            grads += [y.detach(), leaf.grad]
+        assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[3])
+
+
+MIB = 2**20
+# MiB kept for 8 images, measured with torch 2.14 and timm 1.0.31; ours must not grow.
+BUDGET = {
+    ("resnet50", "conv_parallel", 224): (656, 81),
+    ("convnext_tiny", "conv_parallel", 224): (833, 475),
+    ("tf_efficientnet_lite0", "residual_parallel", 224): (607, 42),
+}
+
+
+@pytest.mark.parametrize(("name", "scheme", "size"), BUDGET)
+def test_bytes_kept(name, scheme, size):
+    """Counted on the meta device: bytes do not depend on numbers.  Two images, times four."""
+    with torch.device("meta"):
+        model, images = timm.create_model(name, num_classes=10), torch.randn(2, 3, size, size)
+    full, ours = BUDGET[name, scheme, size]
+    kept = activations(minica.tune(model, "full"), images) * 4 / MIB
+    lean = activations(minica.lean(minica.adapt(model, scheme)), images) * 4 / MIB
+    assert kept == pytest.approx(full, rel=0.02)
+    assert 0.5 * ours < lean < 1.03 * ours
+    if name == "resnet50":
+        assert lean < 0.15 * kept
+
+
+def test_bytes_kept_under_autocast():
+    with torch.device("meta"):
+        model, images = timm.create_model("resnet50", num_classes=10), torch.randn(8, 3, 224, 224)
+    images, model = torch.zeros(images.shape), model.to_empty(device="cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        full = activations(minica.tune(model, "full"), images)
+        lean = activations(minica.lean(minica.adapt(model)), images)
+    assert lean < 0.15 * full
+
+
+def test_nothing_is_kept_before_the_first_adapter():
+    model, images = adapted("bottleneck", "conv_parallel")
+    minica.switch(model, None)
+    minica.lean(model)
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    assert activations(model, images) < 2 * 256 * 4 * 2 + 1000, "the classifier's input, and the loss's little"
+
+
+@pytest.mark.parametrize("name", nets.TINY)
+def test_bf16_autocast_stays_bf16(name):
+    model, images = adapted(name, "conv_parallel")
+    minica.lean(model)
+    types = {}
+    for key, module in model.named_modules():
+        if isinstance(module, (Lean, minica.ConvAdapter)) and not isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, args, output, key=key: types.update({key: output.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train()(images)
+    assert set(types.values()) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", nets.TINY)
+def test_a_good_citizen(name):
+    model, images = adapted(name, "conv_parallel")
+    expected = gradients(model, images)
+    minica.lean(model)
+    assert difference(gradients(copy.deepcopy(model), images), expected) < 1e-4
+    assert difference(gradients(pickle.loads(pickle.dumps(model)), images), expected) < 1e-4
+    layout = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert difference(gradients(layout, images.to(memory_format=torch.channels_last)), expected) < 1e-4
+    compiled = copy.deepcopy(model)
+    torch._dynamo.reset()
+    run = torch.compile(compiled, backend="aot_eager", fullgraph=True)
+    F.cross_entropy(run(images), torch.arange(len(images)) % 5).backward()
+    found = {key: weight.grad for key, weight in compiled.named_parameters() if weight.grad is not None}
+    assert difference(found, expected) < 1e-4
+    assert difference(gradients(minica.lean(model, checkpoint=True), images), expected) < 1e-4
+    checkpointed = [module for module in model.modules() if getattr(module, "grad_checkpointing", False)]
+    minica.plain(model)
+    assert checkpointed and not any(module.grad_checkpointing for module in checkpointed)
+
+
+def test_what_ends_it(tmp_path):
+    model, _ = adapted("basic", "conv_parallel")
+
+    def is_lean():
+        return any(isinstance(module, Lean) for module in model.modules())
+
+    minica.save_adapter(minica.lean(model), tmp_path)
+    assert is_lean()
+    minica.load_adapter(minica.lean(minica.detach(model)), tmp_path)
+    assert not is_lean()
+    minica.lean(model).load_state_dict(model.state_dict())
+    assert not is_lean(), "what was folded was made from other weights"
+    minica.adapt(minica.lean(model), "conv_sequential", name="second")
+    assert not is_lean()
+    minica.detach(minica.lean(model))
+    assert not is_lean() and not nets.hooks(model) and not model._load_state_dict_post_hooks
+    with pytest.raises(ValueError, match="checkpoint=False"):
+        minica.lean(nn.Sequential(nn.Conv2d(3, 3, 1)), checkpoint=True)
+
+
+def test_saved_files_are_the_same(tmp_path):
+    model, _ = adapted("basic", "conv_parallel")
+    minica.save_adapter(model, tmp_path / "plain")
+    minica.save_adapter(minica.lean(model), tmp_path / "lean")
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "lean" / file).read_bytes()
+
+
+def test_torchvision():
+    torch.manual_seed(0)
+    model, images = torchvision.models.resnet18(num_classes=5).double().eval(), torch.randn(2, 3, 64, 64).double()
+    nets.disturb(minica.adapt(model, "conv_parallel").float()).double()
+    expected = gradients(model, images)
+    assert difference(gradients(minica.lean(model), images), expected) < 1e-9
+
+
+def test_fit_trains_lean_and_gives_back_the_plain_model():
+    data = [(image, label % 5) for label, image in enumerate(nets.images("basic", 8))]
+    weights = {}
+    for lean in (False, True):
+        model, _ = adapted("basic", "conv_parallel")
+        classes = []
+        model.conv1[0].register_forward_hook(lambda module, args, output, to=classes: to.append(type(module)))
+        minica.fit(model, data, data, epochs=2, batch_size=4, lean=lean, progress=False)
+        assert any(issubclass(cls, Lean) for cls in classes) is lean
+        assert not any(isinstance(module, Lean) for module in model.modules())
+        weights[lean] = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    assert difference(weights[True], weights[False]) < 1e-2
+    assert not nets.same(weights[True], nets.snapshot(adapted("basic", "conv_parallel")[0]))
