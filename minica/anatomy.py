@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .counting import Kernel, kernel_area
-from .tracing import Call, Trace, input_shape, is_functional, residual_calls, trace
+from .tracing import SHORTCUTS, Call, Trace, input_shape, is_spatial, on_shortcut, residual_calls, trace
 
 
 class UnsupportedBackbone(ValueError):
@@ -142,17 +142,17 @@ def anatomy(model: nn.Module) -> list[Part]:
             f"({type(error).__name__}: {str(error)[:150]}), so its blocks cannot be found."
         ) from error
     found = []
-    for name, module in model.named_modules():
-        row = _row(module)
-        if row is not None:
-            found += _from_row(name, module, row)
-    found += _from_run(run, {part["name"] for part in found if part["kind"] == "block"})
+    for call in _hosts(run):
+        row = _row(call.module)
+        found += _from_row(call.name, call.module, row) if row else _from_run(run, call)
+    if not found and not any(residual_calls(run)):
+        found = _loose(run)
     found += _stages([part for part in found if part["kind"] == "block"])
     shapes = _shapes(run)
     parts = [_measured(part, shapes) for part in found if part["begin"] in shapes and part["end"] in shapes]
     if not parts:
         raise UnsupportedBackbone(
-            f"{type(model).__name__} has no convolutional unit: no spatial convolution (k > 1) after its stem, so there is "
+            f"{type(model).__name__} has no convolutional unit: no block with a spatial convolution (k > 1), so there is "
             "nothing to adapt. Conv-Adapter needs a ConvNet or a hybrid, such as a ResNet, ConvNeXt, EfficientNet or MaxViT."
         )
     return parts
@@ -225,57 +225,72 @@ def _stages(blocks: list[dict]) -> list[dict]:
     ]
 
 
-def _from_run(run: Trace, known: set[str]) -> list[dict]:
-    """The parts of blocks whose class has no row: whatever adds a shortcut to what a spatial convolution gave.
+def _hosts(run: Trace) -> list[Call]:
+    """The modules that have parts, as they are entered: those with a row, and blocks whose class has none.
 
-    If one block of a class has a shortcut, its siblings without one (where the stride is) are blocks as well.  A network
-    without any block, such as VGG or DenseNet, has units only: every spatial convolution after the first.
+    Such a block adds, in its own code, a shortcut to what a spatial convolution gave; if one of a class does, its siblings
+    without a shortcut (where the stride is) are blocks as well.  Of blocks inside blocks the outermost counts.
     """
-    classes = {type(call.module) for call in residual_calls(run) if _row(call.module) is None}
-    blocks = {
-        name: calls[0]
-        for name, calls in run.by_name.items()
-        if len(calls) == 1 and type(calls[0].module) in classes and _is_map(calls[0])
-    }
-    convs = [call for call in run.calls if is_functional(call) and len(run.by_name[call.name]) == 1 and _is_map(call)]
-    inside: dict[str, list[dict]] = {name: [] for name in blocks}
-    loose = []
-    for number, conv in enumerate(convs):
-        if any(conv.name.startswith(f"{name}.") for name in known):
+    classes = {type(call.module) for call, shortcut in residual_calls(run) if shortcut}
+    stem = next((call for call in run.calls if is_spatial(call)), None)
+    hosts, blocks = [], []
+    for calls in run.by_name.values():
+        call, row = calls[0], _row(calls[0].module)
+        if any(_within(call, block) for block in blocks):
             continue
-        parents = [name for name in blocks if conv.name.startswith(f"{name}.")]
-        if parents:
-            innermost = max(parents, key=len)
-            inside[innermost].append(_unit(run, conv, innermost))
-        elif number > 0 and not any(word in conv.name for word in ("stem", "patch_embed")):
-            loose.append(_unit(run, conv, ""))
-    parts = []
-    for name, units in inside.items():
-        block = blocks[name].module
-        # Below a container, which would call the adapter as one of its own layers, a block's first convolution holds it.
-        host = units[0]["host"] if units and isinstance(block, CONTAINERS) else name
-        act, shape = _activation(block), blocks[name].out_shape
-        nhwc = shape[1] == shape[2] != shape[3]
-        parts += [dict(part, act=act, init="kaiming", nhwc=False) for part in units]
-        parts += [dict(part, act=act, init="kaiming", nhwc=nhwc) for part in _block(name, units, host)]
-    if not blocks and not known:
-        act = _activation(run.calls[0].module)
-        parts += [dict(part, act=act, init="kaiming", nhwc=False) for part in loose]
-    return parts
+        if row is not None or (type(call.module) in classes and len(calls) == 1 and not (stem and _within(stem, call))):
+            hosts.append(call)
+            if row is None or row.kind == "block":
+                blocks.append(call)
+    return hosts
+
+
+def _from_run(run: Trace, block: Call) -> list[dict]:
+    """A block whose class has no row: its units are the spatial convolutions off its shortcut.
+
+    A block that takes tokens, as XCiT's do, has units and cannot be adapted itself.
+    """
+    convs = [call for call in _convolutions(run) if _within(call, block) and not on_shortcut(call.name, block.name)]
+    units = [_unit(run, conv, block) for conv in convs]
+    # Below a container, which would call the adapter as one of its own layers, a block's first convolution holds it.
+    host = units[0]["host"] if units and isinstance(block.module, CONTAINERS) else block.name
+    parts = [dict(unit, nhwc=False) for unit in units]
+    if _is_map(block):
+        nhwc = block.out_shape[1] == block.out_shape[2] != block.out_shape[3]
+        parts += [dict(part, nhwc=nhwc) for part in _block(block.name, units, host)]
+    act = _activation(block.module)
+    return [dict(part, act=act, init="kaiming") for part in parts]
+
+
+def _loose(run: Trace) -> list[dict]:
+    """The units of a network without shortcuts, such as VGG or DenseNet: every spatial convolution after the first."""
+    whole = run.calls[0]
+    convs = [conv for conv in _convolutions(run)[1:] if not any(word in conv.name for word in ("stem", *SHORTCUTS))]
+    act = _activation(whole.module)
+    return [dict(_unit(run, conv, whole), act=act, init="kaiming", nhwc=False) for conv in convs]
+
+
+def _convolutions(run: Trace) -> list[Call]:
+    """The first call of every spatial convolution of feature maps."""
+    return [calls[0] for calls in run.by_name.values() if is_spatial(calls[0]) and _is_map(calls[0])]
 
 
 def _is_map(call: Call) -> bool:
     return call.in_shape is not None and call.out_shape is not None and len(call.in_shape) == len(call.out_shape) == 4
 
 
-def _unit(run: Trace, conv: Call, block: str) -> dict:
+def _within(call: Call, outer: Call) -> bool:
+    return outer.begin <= call.begin and call.end <= outer.end
+
+
+def _unit(run: Trace, conv: Call, block: Call) -> dict:
     """A convolution, with the norm and then the activation that take its output and that nothing else takes."""
     end = conv
     for belongs in (_is_norm, _is_activation):
         for call in run.receivers.get(end.returned, ()):
-            if belongs(call.module) and _is_map(call) and call.name.startswith(block):
+            if belongs(call.module) and _is_map(call) and _within(call, block):
                 alone = all(call.begin <= at < call.end for at in run.uses.get(end.returned, ()))
-                if alone and len(run.by_name[call.name]) == 1:
+                if alone and len(run.by_name[call.name]) == len(run.by_name[conv.name]) == 1:
                     end = call
                 break
     return dict(

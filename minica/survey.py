@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import time
 import warnings
 from collections import Counter
@@ -14,49 +16,61 @@ import torch.nn.functional as F
 from torch import nn
 
 from .anatomy import UnsupportedBackbone
+from .counting import kernel_area
 from .experiments import RESULTS, records, write_records
-from .freezing import detach
 from .schemes import SCHEMES, UnsupportedScheme, adapt, adapters, plain_anatomy
 from .tracing import blank_image
 
 SIZES = (64, 96, 128, 192, None)  # the smallest image that a network accepts is enough to check it; None is its own
-NUMERIC_LIMIT = 120_000_000  # above so many parameters only shapes, counts and keys are checked
+NUMERIC_LIMIT = 30_000_000  # above so many parameters only shapes, counts and keys are checked
+PATIENCE = 300  # seconds for one architecture
 
 
 def examine(architecture: str) -> dict:
     """Adapt one architecture in every scheme and check what must hold.
 
     Returns:
-        A row: ``architecture``, ``family`` (timm's file), ``parameters``, ``units`` and ``blocks`` found, ``verdict``
-        (``"adapted"``, ``"units only"``, ``"refused"`` or ``"failed"``) with its ``reason``, ``seconds``, and under ``schemes``
-        for each scheme the number of ``adapters``, whether the backbone's ``keys`` stayed, and, where the network is not too
-        large to run, whether the ``identity`` start was exact and every adapter had finite non-zero ``gradients``.
+        A row: ``architecture``, ``family`` (timm's file), ``parameters``, how many spatial ``convolutions`` (k > 1) it has and
+        how many of them are ``covered`` by an adapted block or unit, ``units`` and ``blocks`` found, ``verdict``
+        (``"adapted"``, ``"units only"``, ``"refused"`` or ``"failed"``) with its ``reason``, ``seconds`` of processor time, and
+        under ``schemes`` for each scheme the number of ``adapters``, whether the backbone's ``keys`` stayed, and, where the
+        network is not too large to run, whether the ``identity`` start was exact and every adapter had finite non-zero
+        ``gradients``.
     """
-    started = time.perf_counter()
-    with torch.device("meta"):
-        model = timm.create_model(architecture, num_classes=10)
-    family = type(model).__module__.rpartition(".")[2]
-    row = dict(architecture=architecture, family=family, parameters=sum(w.numel() for w in model.parameters()), schemes={})
+    started = time.process_time()
+    row = dict(architecture=architecture, family=_family(architecture))
     try:
-        kinds = Counter(part.kind for part in plain_anatomy(model))
-        row |= dict(units=kinds["unit"], blocks=kinds["block"], reason="")
-        numeric = row["parameters"] <= NUMERIC_LIMIT
-        if numeric:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, num_classes=10)
+        spatial = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and kernel_area(m.kernel_size) > 1]
+        row |= dict(parameters=sum(w.numel() for w in model.parameters()), convolutions=len(spatial))
+        images = before = None
+        if row["parameters"] <= NUMERIC_LIMIT:
             model = _with_numbers(architecture)
+            images, before = _accepted(model)
+        schemes = {}
         for scheme in SCHEMES:
             try:
-                row["schemes"][scheme] = _check(model, scheme, numeric)
+                schemes[scheme] = _check(model, scheme, images, before)
             except UnsupportedScheme:
                 pass
-        row["verdict"] = "adapted" if len(row["schemes"]) == len(SCHEMES) else "units only"
-        broken = [f"{scheme}: {key}" for scheme, found in row["schemes"].items() for key in found if found[key] is False]
+        parts = plain_anatomy(model)
+        kinds, inside = Counter(part.kind for part in parts), tuple(f"{part.name}." for part in parts)
+        row |= dict(covered=sum(f"{name}.".startswith(inside) for name in spatial))
+        row |= dict(units=kinds["unit"], blocks=kinds["block"], schemes=schemes)
+        row |= dict(verdict="adapted" if len(schemes) == len(SCHEMES) else "units only", reason="")
+        broken = [f"{scheme}: {key}" for scheme, found in schemes.items() for key in found if found[key] is False]
         if broken:
             row |= dict(verdict="failed", reason="; ".join(broken))
     except UnsupportedBackbone as refusal:
         row |= dict(verdict="refused", reason=str(refusal))
     except Exception as error:  # a survey lists what fails and goes on
         row |= dict(verdict="failed", reason=f"{type(error).__name__}: {str(error)[:200]}")
-    return row | {"seconds": round(time.perf_counter() - started, 1)}
+    return row | {"seconds": round(time.process_time() - started, 1)}
+
+
+def _family(architecture: str) -> str:
+    return timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
 
 
 def _with_numbers(architecture: str) -> nn.Module:
@@ -70,25 +84,21 @@ def _with_numbers(architecture: str) -> nn.Module:
     return model
 
 
-def _check(model: nn.Module, scheme: str, numeric: bool) -> dict:
+def _check(model: nn.Module, scheme: str, images: torch.Tensor | None, before: torch.Tensor | None) -> dict:
     keys = list(model.state_dict())
-    if numeric:
-        images, before = _accepted(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of heavy adapters
-        adapt(model, scheme)
-    try:
-        found: dict = {"adapters": len(adapters(model)), "keys": keys == [k for k in model.state_dict() if k in set(keys)]}
-        if numeric:
-            with torch.no_grad():
-                found["identity"] = torch.equal(model(images), before)
-            for adapter in adapters(model).values():
-                adapter.reset_parameters("kaiming")
-            F.cross_entropy(model.train()(images), torch.tensor([0, 1])).backward()
-            grads = [weight.grad for adapter in adapters(model).values() for weight in adapter.parameters()]
-            found["gradients"] = all(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in grads)
-    finally:
-        detach(model.eval())
+        adapt(model, scheme, name=scheme)  # beside those before, so that the network is looked at once
+    found: dict = {"adapters": len(adapters(model)), "keys": keys == [k for k in model.state_dict() if k in set(keys)]}
+    if images is not None:
+        with torch.no_grad():
+            found["identity"] = torch.equal(model(images), before)
+        for adapter in adapters(model).values():
+            adapter.reset_parameters("torch")  # its biases keep dead maps of random networks alive
+        F.cross_entropy(model.train()(images), torch.tensor([0, 1])).backward()
+        grads = [weight.grad for adapter in adapters(model).values() for weight in adapter.parameters()]
+        found["gradients"] = all(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in grads)
+    model.eval()
     return found
 
 
@@ -107,15 +117,30 @@ def _accepted(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def survey(architectures: Iterable[str] | None = None, folder: Path = RESULTS) -> list[dict]:
-    """Examine every architecture of timm that is not in the table yet; safe to stop and start again."""
+    """Examine every architecture of timm that is not in the table yet; safe to stop and start again.
+
+    A process beside this one does the work, so that neither a hang nor a crash of one architecture ends the survey.
+    """
     found = records("survey", folder)
     known = {row["architecture"] for row in found}
+    pool = None
     for architecture in architectures or timm.list_models():
-        if architecture not in known:
-            row = examine(architecture)
-            print(f"{architecture}: {row['verdict']} {row['reason'][:80]} ({row['seconds']} s)", flush=True)
-            found.append(row)
-            write_records(folder / "survey.json", found)
+        if architecture in known:
+            continue
+        if pool is None:  # the process leaves an interrupt from the keyboard to this one
+            pool = multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        try:
+            row = pool.apply_async(examine, (architecture,)).get(PATIENCE)
+        except multiprocessing.TimeoutError:
+            pool.terminate()
+            pool = None
+            row = dict(architecture=architecture, family=_family(architecture), verdict="failed", seconds=PATIENCE)
+            row |= dict(reason=f"no answer within {PATIENCE} s: it took longer, or its process ran out of memory")
+        print(f"{architecture}: {row['verdict']} {row['reason'][:80]} ({row['seconds']} s)", flush=True)
+        found.append(row)
+        write_records(folder / "survey.json", found)
+    if pool is not None:
+        pool.terminate()
     return found
 
 

@@ -31,9 +31,11 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     channels, height, width = config.get("input_size") or (3, 224, 224)
     # A network with windows or position embeddings may have been built for another size than its weights' own.
     height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
-    stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if stem is not None and stem.groups == 1:
-        channels = stem.in_channels  # timm's in_chans= changes the stem and not the configuration
+    leaves = (module for module in model.modules() if next(module.children(), None) is None)
+    telling = (leaf for leaf in leaves if isinstance(leaf, nn.Conv2d) or not type(leaf).__module__.startswith("torch.nn"))
+    first = next(telling, None)
+    if isinstance(first, nn.Conv2d) and first.groups == 1:  # behind a DCT, the first convolution says nothing of the image
+        channels = first.in_channels  # timm's in_chans= changes the stem and not the configuration
     return channels, height, width
 
 
@@ -54,7 +56,7 @@ class Call:
     received: list[int]  # every tensor among the arguments
     begin: int  # position in Trace.steps when it was entered
     in_shape: torch.Size | None  # of the first argument, if it is a tensor
-    returned: int | None = None  # the tensor it returned, if it was one
+    returned: int | None = None  # the tensor it returned; of a tuple, the first
     out_shape: torch.Size | None = None
     end: int = -1
 
@@ -137,6 +139,7 @@ class _Recorder(TorchFunctionMode):
     def _leaving(self, module, args, output):
         call = self.open.pop()
         call.end = len(self.trace.steps)
+        output = output[0] if isinstance(output, tuple) and output else output
         if isinstance(output, Tensor):
             call.returned, call.out_shape = self.number(output), output.shape
 
@@ -157,8 +160,8 @@ def trace(model: nn.Module) -> Trace:
 SHORTCUTS = ("downsample", "shortcut", "skip")  # what timm and torchvision call the modules on a shortcut
 
 
-def is_functional(call: Call) -> bool:
-    """A spatial convolution, off the shortcut, that maps feature maps to feature maps."""
+def is_spatial(call: Call) -> bool:
+    """A spatial convolution (k > 1) that maps feature maps to feature maps."""
     module = call.module
     return (
         isinstance(module, nn.Conv2d)
@@ -166,27 +169,42 @@ def is_functional(call: Call) -> bool:
         and module.out_channels > 1  # a gate has one
         and call.out_shape is not None
         and tuple(call.out_shape[-2:]) != (1, 1)  # VGG's first dense layer in the guise of a convolution
-        and not any(word in call.name.lower() for word in SHORTCUTS)
     )
 
 
-def residual_calls(found: Trace) -> Iterator[Call]:
-    """The calls of modules that add, in their own code, a shortcut to what a spatial convolution inside them gave.
+def on_shortcut(name: str, block: str = "") -> bool:
+    """Whether a module's name says that it lies on the shortcut of its block."""
+    return any(word in name.removeprefix(f"{block}.").lower() for word in SHORTCUTS)
 
-    A shortcut is a path from the module's arguments that passes no spatial convolution.
+
+def residual_calls(found: Trace) -> Iterator[tuple[Call, bool]]:
+    """The calls of modules that add, in their own code, two things made from one; and whether one is a shortcut to the other.
+
+    It is one if it reaches the add without a spatial convolution and the other passes one.
     """
-    spatial = {call.name for call in found.calls if is_functional(call)}
+    spatial = {call.name for call in found.calls if is_spatial(call)}
     for call in found.calls:
-        if call.in_shape is None or call.out_shape is None or not 3 < len(call.in_shape) == len(call.out_shape):
+        if not call.name or not 2 < len(call.in_shape or ()) == len(call.out_shape or ()):
             continue
-        direct, convolved = set(call.received), set()
-        for step in found.steps[call.begin : call.end]:
+        convolutions = {name for name in spatial if not on_shortcut(name, call.name)}
+        ways: list[tuple[bool, bool]] = []
+        for at in range(call.begin, call.end):
+            step = found.steps[at]
             if step.operation in ("add", "iadd", "radd") and step.module == call.name and len(step.inputs) == 2:
-                sides = [(side in direct and side not in convolved, side in convolved) for side in step.inputs]
-                if (sides[0][0] and sides[1][1]) or (sides[1][0] and sides[0][1]):
-                    yield call
-                    break
-            if step.module in spatial or any(number in convolved for number in step.inputs):
-                convolved.update(step.outputs)
-            if step.module not in spatial and any(number in direct for number in step.inputs):
-                direct.update(step.outputs)
+                one, other = (_origins(found.steps[call.begin : at], side, call.received, convolutions) for side in step.inputs)
+                ways += [(one[number], other[number]) for number in one.keys() & other.keys()]
+        if ways:
+            yield call, any(one != other for one, other in ways)
+
+
+def _origins(steps: list[Step], tensor: int, received: list[int], convolutions: set[str]) -> dict[int, bool]:
+    """Every tensor that ``tensor`` was made from, all that was ``received`` as 0; and whether a convolution lies between."""
+    origins = {tensor: False}
+    for step in reversed(steps):
+        reached = [origins[number] for number in step.outputs if number in origins]
+        if reached:
+            passed = any(reached) or step.module in convolutions
+            for number in step.inputs:
+                origins[number] = passed or origins.get(number, False)
+    arrived = [origins[number] for number in received if number in origins]
+    return origins | ({0: any(arrived)} if arrived else {})
