@@ -9,6 +9,7 @@ and units are found by how it runs.  Strides and channels hide in pools and wrap
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Unit(NamedTuple):
 class Row(NamedTuple):
     """How one class of block is adapted."""
 
-    units: tuple[Unit, ...]
+    units: tuple[Unit, ...]  # none: it is no block, whatever its run looks like
     kind: str = "block"  # "downsample" and "pool" have one unit that every scheme adapts
     init: str = "kaiming"  # what the published code does to adapters in this family
     nhwc: bool = False  # feature maps are (N, H, W, C)
@@ -86,13 +87,48 @@ ROWS = {
 }
 
 
-def _row(module: nn.Module) -> Row | None:
+Spec = Mapping[str, Row]  # rows of the user's own, by the plain name of a class
+
+
+def _row(module: nn.Module, spec: Spec) -> Row | None:
     for cls in type(module).__mro__:
         names = cls.__module__.split(".")
-        row = ROWS.get(f"{names[0]}.{names[-1]}.{cls.__name__}")
+        row = spec.get(cls.__name__) or ROWS.get(f"{names[0]}.{names[-1]}.{cls.__name__}")
         if row is not None:
             return row
     return None
+
+
+def checked_spec(model: nn.Module, spec: Spec) -> dict[str, Row]:
+    """The rows of a spec, which a file has as lists, once it is certain that ``model`` has what they name.
+
+    Raises:
+        ValueError: for a class that the model lacks, a path that no module of the class has, or what is not a row.
+    """
+    example = 'a spec is {"MyBlock": Row((Unit("conv1", end="norm1"),))}: rows by the name of a class'
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"{example}; got {spec!r}.")
+    rows = {}
+    for name, row in spec.items():
+        try:
+            units, *rest = row if isinstance(row, (tuple, list)) else (None,)
+            rows[name] = Row(tuple(Unit(*unit) for unit in units), *rest)
+        except TypeError as error:
+            raise ValueError(f"{example}; got {row!r} for {name!r} ({error}).") from error
+        blocks = [module for module in model.modules() if name in (cls.__name__ for cls in type(module).__mro__)]
+        if not blocks:
+            known = sorted({type(module).__name__ for module in model.modules() if next(module.children(), None)})
+            raise ValueError(f"the spec's {name!r} is no class of {type(model).__name__}, which has {', '.join(known)}.")
+        for unit in rows[name].units:
+            for path in filter(None, (unit.conv, unit.begin, unit.end)):
+                found = [module for module in (_submodule(block, path) for block in blocks) if module is not None]
+                if not found:
+                    raise ValueError(
+                        f"the spec's {name!r} has no module {path!r}; it has {', '.join(dict(blocks[0].named_children()))}."
+                    )
+                if path == unit.conv and not any(_geometry(module, unit.kernel) for module in found):
+                    raise ValueError(f"the spec's {name}.{path} is no convolution; name one, or give the unit a kernel=.")
+    return rows
 
 
 # ---------------------------------------------------------------- the parts
@@ -126,14 +162,25 @@ class Part:
     init: str
 
 
-def anatomy(model: nn.Module) -> list[Part]:
+def anatomy(model: nn.Module, spec: Spec | None = None) -> list[Part]:
     """Every part of ``model`` that some scheme adapts, in the order in which they run.
 
     A copy of the network runs once, on the meta device, on one blank image of the network's own input size.
 
+    Args:
+        model: any network.
+        spec: rows for classes of blocks whose run says too little, for instance because they concatenate, or because the
+            network around them adds their shortcut; they count before :data:`ROWS` and before what the run shows::
+
+                from minica.anatomy import Row, Unit
+
+                minica.adapt(model, spec={"MyBlock": Row((Unit("conv1", end="norm1"), Unit("conv2")))})
+
     Raises:
+        ValueError: for a spec that does not fit the model.
         UnsupportedBackbone: if there is no functional convolution, for instance in a pure transformer.
     """
+    spec = checked_spec(model, spec or {})
     try:
         run = trace(model)
     except Exception as error:  # whatever a network does with an image that it was not made for
@@ -142,8 +189,8 @@ def anatomy(model: nn.Module) -> list[Part]:
             f"({type(error).__name__}: {str(error)[:150]}), so its blocks cannot be found."
         ) from error
     found = []
-    for call in _hosts(run):
-        row = _row(call.module)
+    for call in _hosts(run, spec):
+        row = _row(call.module, spec)
         found += _from_row(call.name, call.module, row) if row else _from_run(run, call)
     if not found and not any(residual_calls(run)):
         found = _loose(run)
@@ -225,18 +272,20 @@ def _stages(blocks: list[dict]) -> list[dict]:
     ]
 
 
-def _hosts(run: Trace) -> list[Call]:
+def _hosts(run: Trace, spec: Spec) -> list[Call]:
     """The modules that have parts, as they are entered: those with a row, and blocks whose class has none.
 
     Such a block adds, in its own code, a shortcut to what a spatial convolution gave; if one of a class does, its siblings
-    without a shortcut (where the stride is) are blocks as well.  Of blocks inside blocks the outermost counts.
+    without a shortcut (where the stride is) are blocks as well.  Of blocks inside blocks the outermost counts, or else the one
+    that the spec names.
     """
     classes = {type(call.module) for call, shortcut in residual_calls(run) if shortcut}
     stem = next((call for call in run.calls if is_spatial(call)), None)
+    named = [call for call in run.calls if any(cls.__name__ in spec for cls in type(call.module).__mro__)]
     hosts, blocks = [], []
     for calls in run.by_name.values():
-        call, row = calls[0], _row(calls[0].module)
-        if any(_within(call, block) for block in blocks):
+        call, row = calls[0], _row(calls[0].module, spec)
+        if any(_within(call, block) for block in blocks) or (call not in named and any(_within(one, call) for one in named)):
             continue
         if row is not None or (type(call.module) in classes and len(calls) == 1 and not (stem and _within(stem, call))):
             hosts.append(call)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .adapter import ConvAdapter
-from .anatomy import Part, anatomy, classifier_names
+from .anatomy import Part, Spec, anatomy, checked_spec, classifier_names
 from .counting import adapter_parameters, bottleneck_width
 from .freezing import (
     Attachment,
@@ -150,6 +150,7 @@ def adapt(
     init: str = "identity",
     num_classes: int | None = None,
     stages: Collection[int] | None = None,
+    spec: Spec | None = None,
 ) -> nn.Module:
     """Freeze ``model`` and attach one Conv-Adapter to each of its units or blocks, in place.
 
@@ -169,13 +170,15 @@ def adapt(
         stages: adapt only these of the network's stages, counted from 1; ``None`` all.  What comes before the first of them
             is as frozen as without adapters, and :func:`minica.fit` can keep its output (``cache=True``).
         num_classes: give the set a new classifier with as many outputs; ``None`` starts from a copy of the model's own.
+        spec: where the blocks and units of a network are that :func:`minica.anatomy.anatomy` reads wrongly, by class:
+            ``{"MyBlock": Row((Unit("conv1"),))}``.  The adapter file carries it.
 
     Returns:
         The same model.
 
     Raises:
         ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot, stages that
-            the network lacks, or a number of classes below 1 or for a model without a classifier.
+            the network lacks, a spec that does not fit it, or a number of classes below 1 or for a model without a classifier.
         UnsupportedBackbone: if the network has no part that the scheme adapts.  In each case the model is left untouched.
     """
     if scheme not in SCHEMES | ABLATIONS:
@@ -190,7 +193,8 @@ def adapt(
             raise ValueError(f"num_classes must be a whole number, at least 1, got {num_classes!r}.")
         if not output_layers(model):
             raise ValueError(f"{type(model).__name__} has no linear classifier to be replaced; leave num_classes out.")
-    parts = plain_anatomy(model)
+    spec = None if spec is None else checked_spec(model, spec)
+    parts = plain_anatomy(model, spec)
     here = parts if stages is None else _in_stages(parts, stages)
     chosen = _parts_of(here, scheme, model)
     adapters = [
@@ -207,6 +211,7 @@ def adapt(
     ]
     switch(model, None)
     freeze(model)
+    spec = model._minica.setdefault("spec", spec)
     model._minica["parts"] = parts
     for part, adapter in zip(chosen, adapters, strict=True):
         host = model.get_submodule(part.host)
@@ -219,7 +224,9 @@ def adapt(
         site[name], site.reads[name] = adapter.train(model.training), _reads(part, scheme)
     model._minica["adapters"][name] = dict(
         scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init, norms="none"
-    ) | ({} if stages is None else {"stages": sorted(stages)})
+    )
+    given = {"stages": None if stages is None else sorted(stages), "spec": spec}
+    model._minica["adapters"][name] |= {key: value for key, value in given.items() if value is not None}
     model._minica["method"] = "conv_adapter"
     for classifier in classifier_names(model):
         model.get_submodule(classifier).requires_grad_(True)
@@ -232,11 +239,18 @@ def adapt(
     return model
 
 
-def plain_anatomy(model: nn.Module) -> list[Part]:
-    """The :func:`~minica.anatomy.anatomy` of the backbone alone, whatever is attached to it."""
-    if parts := getattr(model, "_minica", {}).get("parts"):  # found when the first adapters were attached
-        return parts
-    return anatomy(detach(skeleton(model)) if attachments(model) else model)
+def plain_anatomy(model: nn.Module, spec: Spec | None = None) -> list[Part]:
+    """The :func:`~minica.anatomy.anatomy` of the backbone alone, whatever is attached to it.
+
+    Raises:
+        ValueError: for a second spec while adapters hang where another, or none, put them.
+    """
+    state = getattr(model, "_minica", {})
+    if "parts" not in state:
+        return anatomy(detach(skeleton(model)) if attachments(model) else model, spec)
+    if spec is not None and spec != state["spec"]:
+        raise ValueError("the model's adapters were placed by another spec, or by none; detach them before you give this one.")
+    return state["parts"]
 
 
 def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:

@@ -184,8 +184,8 @@ def residual_calls(found: Trace) -> Iterator[tuple[Call, bool]]:
     """
     spatial = {call.name for call in found.calls if is_spatial(call)}
     for call in found.calls:
-        if not call.name or not 2 < len(call.in_shape or ()) == len(call.out_shape or ()):
-            continue
+        if call.name and not 2 < len(call.in_shape or ()) == len(call.out_shape or ()):
+            continue  # only the whole network may turn maps into something else
         convolutions = {name for name in spatial if not on_shortcut(name, call.name)}
         ways: list[tuple[bool, bool]] = []
         for at in range(call.begin, call.end):

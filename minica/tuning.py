@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .anatomy import UnsupportedBackbone, classifier_names
+from .anatomy import Spec, UnsupportedBackbone, classifier_names
 from .freezing import Attachment, detach, freeze, hold_statistics, release_statistics
 from .schemes import active_set, adapt, make_own, plain_anatomy
 from .tracing import SHORTCUTS, input_shape, skeleton
@@ -32,9 +32,9 @@ def linear(model: nn.Module) -> None:
     freeze(model)
 
 
-def bias(model: nn.Module) -> None:
+def bias(model: nn.Module, spec: Spec | None = None) -> None:
     """The classifier and every bias; convolutions of blocks that have none get one of zeros.  Statistics stay."""
-    convolutions = list(_block_convolutions(model))
+    convolutions = list(_block_convolutions(model, spec))
     freeze(model)
     for name, conv in convolutions:
         if conv.bias is None:
@@ -71,9 +71,9 @@ def conv_adapter(model: nn.Module, **options) -> None:
     adapt(model, **options)
 
 
-def residual_adapter(model: nn.Module) -> None:
+def residual_adapter(model: nn.Module, spec: Spec | None = None) -> None:
     """The classifier and a 1x1 convolution beside every convolution of every block (Rebuffi et al. 2018)."""
-    convolutions = list(_block_convolutions(model))
+    convolutions = list(_block_convolutions(model, spec))
     freeze(model)
     for _, conv in convolutions:
         conv.residual_adapter = ResidualAdapter(conv)
@@ -98,7 +98,7 @@ def tune(model: nn.Module, method: str, *, norms: str = "none", **options) -> nn
             *norm* in its name: in ConvNeXt and Swin ``"all"``; in BiT, whose other norms it calls *gn*, the ``"final"`` one
             before the classifier.
         options: of the method: ``size`` and ``image_size`` of a ``"prompt"``, in pixels; for ``"conv_adapter"`` those of
-            :func:`minica.adapt`.
+            :func:`minica.adapt`, of which ``"bias"`` and ``"residual_adapter"`` take ``spec``.
 
     Raises:
         ValueError: for an unknown method or option.
@@ -137,9 +137,9 @@ def train_norms(model: nn.Module, norms: str) -> None:
         hold_statistics(model)
 
 
-def _block_convolutions(model: nn.Module):
+def _block_convolutions(model: nn.Module, spec: Spec | None):
     """Every convolution inside a block, off its shortcut: (name, module)."""
-    parts = plain_anatomy(model)
+    parts = plain_anatomy(model, spec)
     blocks = tuple(f"{part.name}." for part in parts if part.kind == "block")
     if not blocks:
         raise UnsupportedBackbone(f"{type(model).__name__} has no residual blocks, and this method changes their convolutions.")

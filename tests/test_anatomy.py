@@ -1,11 +1,16 @@
 """Places and counts, against the integers of the paper and of the published code."""
 
+import copy
+import re
+
 import pytest
 import timm
 import torch
-from nets import images, net
+from nets import disturb, images, net
+from torch import nn
 
 import minica
+from minica.anatomy import Row, Unit, anatomy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")
 
@@ -174,3 +179,94 @@ def test_torchvision_resnets_are_adapted_like_timms(name):
         torch.testing.assert_close(ours(x), theirs(x))
         assert minica.count(ours, 64)["adapters"] == minica.count(theirs, 64)["adapters"]
         minica.detach(ours), minica.detach(theirs)
+
+
+# ---------------------------------------------------------------- a network that its run does not explain
+
+
+class Fused(nn.Module):
+    """A block without an add: its shortcut is concatenated."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.mix = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x):
+        return self.mix(torch.cat([x, self.norm(self.conv(x)).relu()], 1))
+
+
+class Tail(Fused):
+    """A block whose add is its parent's."""
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.first, self.second, self.tail = Fused(8), Fused(8), Tail(8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(self.stem(x)))
+        return self.fc((x + self.tail(x)).mean((2, 3)))
+
+
+SPEC = {"Fused": Row((Unit("conv", end="norm"),))}
+
+
+def odd() -> nn.Module:
+    torch.manual_seed(0)
+    return Odd().eval()
+
+
+def test_a_spec_says_where_blocks_and_units_are():
+    with pytest.raises(ValueError, match="no convolutional unit"):
+        anatomy(odd())
+    found = {part.name: part for part in anatomy(odd(), SPEC)}
+    assert [name for name, part in found.items() if part.kind == "block"] == ["first", "second", "tail"], "subclasses too"
+    assert found["first.conv"].end == ("first.norm", "output")
+    with pytest.raises(ValueError, match="no convolutional unit"):
+        anatomy(timm.create_model("test_resnet"), {"BasicBlock": Row(()), "Bottleneck": Row(())})
+
+
+@pytest.mark.parametrize("method", [*minica.SCHEMES, "bias", "residual_adapter"])
+def test_a_spec_survives_all_that_adapters_do(method, tmp_path):
+    x = images("basic")
+    before = odd()(x)
+    options = {"scheme": method} if method in minica.SCHEMES else {}
+    model = minica.tune(odd(), "conv_adapter" if options else method, **options, spec=SPEC)
+    assert torch.equal(model(x), before)
+    if options:
+        assert len(minica.adapters(model)) == 3
+        minica.adapt(model, method, name="other")  # beside the first, where the spec put it
+        assert len(minica.adapters(model)) == 3
+    disturb(model)
+    minica.save_adapter(model, tmp_path)
+    for same in (copy.deepcopy(model), minica.load_adapter(odd(), tmp_path)):
+        assert torch.equal(same(x), model(x)) and not torch.equal(same(x), before)
+    if options:
+        with pytest.raises(ValueError, match="placed by another spec"):
+            minica.adapt(model, method, name="third", spec={"Tail": SPEC["Fused"]})
+    assert list(minica.detach(model).state_dict()) == list(odd().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"Fusd": Row((Unit("conv"),))}, "'Fusd' is no class of Odd, which has Fused, Odd, Tail"),
+        ({"Fused": Row((Unit("conv1"),))}, "'Fused' has no module 'conv1'; it has conv, norm, mix"),
+        ({"Fused": Row((Unit("conv", end="act"),))}, "no module 'act'"),
+        ({"Fused": Row((Unit("norm"),))}, "Fused.norm is no convolution"),
+        ({"Fused": "conv"}, "a spec is"),
+        ({"Fused": Row((3,))}, "a spec is"),
+        ([Row((Unit("conv"),))], "a spec is"),
+    ],
+)
+def test_a_wrong_spec_is_refused(spec, message):
+    model = odd()
+    for prepare in (minica.adapt, lambda model, spec: minica.tune(model, "bias", spec=spec)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            prepare(model, spec=spec)
+    assert not hasattr(model, "_minica")
