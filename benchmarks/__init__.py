@@ -1,0 +1,1 @@
+"""What does each method cost, in memory and in time?  ``python -m benchmarks`` measures it on this machine."""

@@ -1,0 +1,187 @@
+"""How is it measured?  All methods in one process, taking turns: what disturbs the machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import minica
+from minica.experiments import where
+from minica.profiling import activations
+
+from .methods import METHODS, Refused, side_effects
+
+# Where the adapters are.  In inverted residuals the convolutions have the expanded channels, so there the blocks are adapted.
+BACKBONES = {"resnet50": "conv_parallel", "convnext_tiny": "conv_parallel", "tf_efficientnet_lite0": "residual_parallel"}
+PRECISIONS = ("float32", "bf16")
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+CLASSES = 10
+
+
+def measure(cell: dict) -> dict:
+    """Everything about one backbone in one precision and memory layout.
+
+    Args:
+        cell: ``backbone``, ``scheme``, ``precision``, ``layout``, ``batch``, ``size`` in pixels, ``rounds``, ``threads`` and
+            ``device``.
+
+    Returns:
+        A record: ``config`` (the cell), where it ran, and of each of the ``methods`` either ``refused``, the reason, or
+
+        * ``trained``: parameters; ``activations``: bytes kept for the backward pass;
+        * ``peak_memory``: bytes of the GPU in a training step of this method alone, AdamW's state included; None on a CPU;
+        * ``step``: milliseconds of a training step, AdamW included, a round each;
+        * ``inference``: of a forward pass in evaluation mode; ``folded``: of the folded copy;
+        * of LoRA, ``side_effects``.
+    """
+    images, labels = _batch(cell)
+    found: dict[str, dict] = {}
+    models = {}
+    for name in METHODS:
+        try:
+            found[name], models[name] = _alone(name, cell, images, labels)
+        except Refused as refusal:
+            found[name] = {"refused": str(refusal)}
+    steps = {name: _training_step(model, images, labels, cell) for name, model in models.items()}
+    for name, times in _take_turns(steps, cell).items():
+        found[name]["step"] = times
+    del steps
+    for model in models.values():
+        model.zero_grad(set_to_none=True)
+    folded = {name: minica.fold(_merged(model)) for name, model in models.items() if "published" not in name}
+    for key, nets in (("inference", models), ("folded", folded)):
+        for name, times in _take_turns({name: _inference(net, images, cell) for name, net in nets.items()}, cell).items():
+            found[name][key] = times
+    return {"config": cell, "methods": found, **where()}
+
+
+def _batch(cell: dict) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(cell["batch"], 3, cell["size"], cell["size"], generator=generator)
+    labels = torch.randint(CLASSES, (cell["batch"],), generator=generator)
+    return images.to(cell["device"], memory_format=LAYOUTS[cell["layout"]]), labels.to(cell["device"])
+
+
+def _backbone(cell: dict) -> nn.Module:
+    torch.manual_seed(0)
+    model = minica.create_backbone(cell["backbone"], num_classes=CLASSES, pretrained=False)  # costs do not depend on weights
+    return model.to(cell["device"], memory_format=LAYOUTS[cell["layout"]])
+
+
+def _alone(name: str, cell: dict, images: Tensor, labels: Tensor) -> tuple[dict, nn.Module]:
+    """What is counted and not timed, and the model, prepared."""
+    cuda = images.device.type == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else 0
+    model = METHODS[name](_backbone(cell), cell["scheme"])
+    step = _training_step(model, images, labels, cell)
+    step()  # so that there are gradients and the optimizer's state
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        step()
+    entry = {
+        "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "peak_memory": torch.cuda.max_memory_allocated() - before if cuda else None,
+    }
+    with _autocast(cell):
+        entry["activations"] = activations(model, images)
+    if "peft" in name:
+        entry["side_effects"] = side_effects(_backbone(cell), name, cell["scheme"], images)
+    return entry, model
+
+
+def _autocast(cell: dict):
+    return torch.autocast(torch.device(cell["device"]).type, torch.bfloat16) if cell["precision"] == "bf16" else nullcontext()
+
+
+def _training_step(model: nn.Module, images: Tensor, labels: Tensor, cell: dict) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-6)
+
+    def step() -> None:
+        model.train()
+        with _autocast(cell):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _inference(model: nn.Module, images: Tensor, cell: dict) -> Callable[[], None]:
+    model.eval().to(memory_format=LAYOUTS[cell["layout"]])
+
+    @torch.inference_mode()
+    def forward() -> None:
+        with _autocast(cell):
+            model(images)
+
+    return forward
+
+
+def _merged(model: nn.Module) -> nn.Module:
+    """LoRA's product added to the weights, as ``peft`` does it."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _take_turns(tasks: dict[str, Callable[[], None]], cell: dict) -> dict[str, list[float]]:
+    """Milliseconds of each task, a list over the rounds; every round starts with another task."""
+    names, times = list(tasks), {name: [] for name in tasks}
+    for task in tasks.values():
+        task()  # once to warm up
+    for number in range(cell["rounds"]):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            _wait(cell)
+            started = time.perf_counter()
+            tasks[name]()
+            _wait(cell)
+            times[name].append(round(1e3 * (time.perf_counter() - started), 2))
+    return times
+
+
+def _wait(cell: dict) -> None:
+    if torch.device(cell["device"]).type == "cuda":
+        torch.cuda.synchronize()
+
+
+# ---------------------------------------------------------------- what the records say
+
+
+def ratio(record: dict, method: str, key: str) -> tuple[float, float, float] | None:
+    """(median, lowest, highest) over the rounds of a method's time over full fine-tuning's in the same round."""
+    own, full = (record["methods"][name].get(key) for name in (method, next(iter(METHODS))))
+    if own is None:
+        return None
+    ratios = [a / b for a, b in zip(own, full, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def table(records: list[dict]) -> str:
+    """One Markdown table: a block of rows for each record."""
+    header = ["backbone, precision, layout", "method", "trained", "activations, MiB (of full)", "step of full: median (range)"]
+    header += ["inference of full", "folded, of full folded", "peak GPU memory of full"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for record in records:
+        cell, full = record["config"], record["methods"][next(iter(METHODS))]
+        for name, entry in record["methods"].items():
+            row = [f"{cell['backbone']}, {cell['precision']}, {cell['layout']}" if entry is full else "", name]
+            if "refused" in entry:
+                lines.append(f"| {' | '.join(row)} | refused | | | | | |")
+                continue
+            kept = entry["activations"]
+            row += [f"{entry['trained']:,}", f"{kept / 2**20:.1f} ({kept / full['activations']:.3f})"]
+            row += [_spread(ratio(record, name, key)) for key in ("step", "inference", "folded")]
+            peak = entry["peak_memory"]
+            row.append("-" if peak is None else f"{peak / full['peak_memory']:.2f}")
+            lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(found: tuple[float, float, float] | None) -> str:
+    return "-" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*found)

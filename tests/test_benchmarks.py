@@ -1,0 +1,59 @@
+"""The benchmark measures every method, resumes, and its table says what its records say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
+
+from benchmarks.__main__ import main
+from benchmarks.measure import ratio, table
+from benchmarks.methods import METHODS
+from minica.experiments import records
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    arguments = "--precisions float32 --batch 2 --size 32 --rounds 3 --threads 1 --device cpu --backbones".split()
+    arguments = [f"--out={folder}", *arguments, "test_resnet", "test_efficientnet"]
+    assert main(arguments) == 0
+    return folder, arguments
+
+
+def test_every_method_is_measured(measured):
+    for record in records("benchmark", measured[0]):
+        assert record["methods"].keys() == METHODS.keys() and record["versions"]["torch"]
+        for entry in record["methods"].values():
+            if "refused" not in entry:
+                assert len(entry["step"]) == len(entry["inference"]) == 3 and min(entry["step"]) > 0
+                assert len(entry.get("folded", "abc")) == 3
+        kept = {name: entry.get("activations") for name, entry in record["methods"].items()}
+        order = ("Linear probe", "Conv-Adapter, lean", "Conv-Adapter", "Conv-Adapter, published form", "Full fine-tuning")
+        assert sorted(order, key=kept.get) == list(order)
+        trained = {record["methods"][f"Conv-Adapter{form}"]["trained"] for form in ("", ", lean", ", published form")}
+        assert len(trained) == 1, "one adapter in three forms"
+
+
+def test_lora_where_it_goes_and_where_not(measured):
+    resnet, efficientnet = (record["methods"]["LoRA (peft)"] for record in records("benchmark", measured[0]))
+    assert resnet["side_effects"]["example"] == ["layer1.0.conv1.weight", "base_model.model.layer1.0.conv1.base_layer.weight"]
+    assert resnet["side_effects"]["moved"] > 0 and resnet["side_effects"]["renamed"] > 0
+    assert "rank is divisible by groups" in efficientnet["refused"]
+
+
+def test_it_resumes(measured, monkeypatch):
+    folder, arguments = measured
+    before = (folder / "benchmark.json").read_text()
+    monkeypatch.setattr("benchmarks.__main__.measure", lambda cell: pytest.fail("measured twice"))
+    assert main(arguments) == 0 and (folder / "benchmark.json").read_text() == before
+    assert (folder / "benchmark.md").read_text() == table(records("benchmark", folder))
+
+
+def test_ratios_are_of_the_same_round():
+    methods = {name: {"step": [10.0, 20.0, 40.0], "activations": 2**20, "trained": 1, "peak_memory": None} for name in METHODS}
+    methods["Linear probe"] = dict(methods["Linear probe"], step=[5.0, 4.0, 12.0])
+    record = {"config": dict(backbone="b", precision="p", layout="l"), "methods": methods}
+    assert ratio(record, "Linear probe", "step") == pytest.approx((0.3, 0.2, 0.5))
+    assert "| Linear probe | 1 | 1.0 (1.000) | 0.30 (0.20 to 0.50) | - | - | - |" in table([record])
