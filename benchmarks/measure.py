@@ -162,15 +162,25 @@ def ratio(record: dict, method: str, key: str) -> tuple[float, float, float] | N
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
+def describe(cell: dict) -> str:
+    return f"{cell['backbone']}, {cell['precision']}, {cell['layout']}, {cell['batch']} x {cell['size']} px"
+
+
 def table(records: list[dict]) -> str:
     """One Markdown table: a block of rows for each record."""
-    header = ["backbone, precision, layout", "method", "trained", "activations, MiB (of full)", "step of full: median (range)"]
+    header = [
+        "backbone, precision, layout, images",
+        "method",
+        "trained",
+        "activations, MiB (of full)",
+        "step of full: median (range)",
+    ]
     header += ["inference of full", "folded, of full folded", "peak GPU memory of full"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for record in records:
-        cell, full = record["config"], record["methods"][next(iter(METHODS))]
+        full = record["methods"][next(iter(METHODS))]
         for name, entry in record["methods"].items():
-            row = [f"{cell['backbone']}, {cell['precision']}, {cell['layout']}" if entry is full else "", name]
+            row = [describe(record["config"]) if entry is full else "", name]
             if "refused" in entry:
                 lines.append(f"| {' | '.join(row)} | refused | | | | | |")
                 continue
