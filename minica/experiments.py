@@ -1,4 +1,16 @@
-"""One run, one record: what was trained, on what, by which versions, and how well it did."""
+"""One run, one record: what was trained, on what, by which versions, and how well it did.
+
+Several GPUs, or processes, share a run that ``accelerate launch`` or ``torchrun`` starts; in a notebook, this does::
+
+    def training():
+        torch.set_num_threads(1)  # on a CPU: threads that an earlier cell used are lost in these copies of the notebook
+        model, task = experiments.prepare(config)  # a GPU must not be touched before
+        minica.fit(model, task.train, **experiments.training_options(config))
+        if os.environ["RANK"] == "0":
+            minica.save_adapter(model, "my-adapter")
+
+    accelerate.notebook_launcher(training, num_processes=2)
+"""
 
 from __future__ import annotations
 
@@ -29,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 # What a run trains on, and which sets it is scored on.  What is tuned never sees the test images.
 PHASES = {"tune": ("train", ("val",)), "final": ("final", ("test",)), None: ("train", ("test", "val"))}
 LOADING = ("size", "task", "train_size", "shots", "resize", "augment")
-TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers")
+TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
 
 
 def prepare(config: dict) -> tuple[torch.nn.Module, data.Task]:

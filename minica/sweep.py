@@ -40,7 +40,7 @@ NUMBERS = {  # key -> type, least value; those of GRID are lists of which all pa
 }
 GRID = ("lr", "weight_decay")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", "size", "epochs", "batch_size", *GRID)
-OPTIONAL = ("warmup", "workers", "metric")
+OPTIONAL = ("warmup", "workers", "cache", "metric")
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
     metric = config.get("metric", "accuracy")
     if metric not in METRICS:
         raise ValueError(f"{path}: metric is {metric!r}; choose one of {', '.join(METRICS)}.")
+    if not isinstance(config.get("cache", False), bool):
+        raise ValueError(f"{path}: cache must be true or false, got {config['cache']!r}.")
     tasks, methods = _list(config["tasks"]), config["methods"]
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
@@ -104,7 +106,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(f"{path}: no method may be tuned less than another, but the pairs of lr and weight_decay are {pairs}.")
     _rehearse(path, _list(config["backbones"]), methods)
 
-    fixed = {key: value for key, value in recipe.items() if key not in (*GRID, "seeds")}
+    fixed = {key: config[key] for key in config if key == "cache" or key in NUMBERS and key not in (*GRID, "seeds")}
     cells = [
         _cell(task, backbone, name, method, fixed | {"seed": recipe["seeds"][0]})
         for table in tasks

@@ -184,6 +184,7 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         ("seeds = [1]", "seeds = [1, 2.5]", r"seeds must be whole numbers from 0, got \[1, 2\.5\]"),
         ("seeds = [1]", "seeds = []", "'seeds' is missing"),
         ("seeds = [1]", "seeds = [1]\nmetric = 'loss'", "metric is 'loss'; choose one of accuracy, balanced_"),
+        ("seeds = [1]", "seeds = [1]\ncache = 'yes'", "cache must be true or false, got 'yes'"),
         ("lr = [1e-2, 1e37]", "lr = [1e-2, -1]", "lr must be numbers from 0"),
         ("train_size", "trainsize", r"\[\[tasks\]\]: unknown key 'trainsize'; the keys are data, task, train_size"),
         ("data =", "task =", "cannot be read as TOML"),
@@ -208,6 +209,21 @@ def test_what_a_config_may_not_say(old, new, said, tmp_path):
     with pytest.raises(ValueError, match=rf"my\.toml.*{said}") as refused:
         read_plan(path)
     assert "\n" not in str(refused.value)
+
+
+def test_a_cached_sweep(tmp_path):
+    """Without augmentation the frozen prefix may run once, with the same table."""
+    plain = TWO_TASKS.replace("[32, 5000]", "32, augment = 'none'").replace(", 1e37", "")
+    for name, text in (("plain", plain), ("cached", plain.replace("size = 32", "size = 32\ncache = true", 1))):
+        (tmp_path / f"{name}.toml").write_text(text)
+        assert sweep(tmp_path / f"{name}.toml", tmp_path / name)
+    plain, cached = (
+        sorted(experiments.trials(tmp_path / name).values(), key=lambda record: record["config"]["phase"])
+        for name in ("plain", "cached")
+    )
+    for one, other in zip(plain, cached, strict=True):
+        assert other["config"] == one["config"] | {"cache": True}
+        assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-3)
 
 
 def test_no_config_and_a_strange_record(tmp_path):

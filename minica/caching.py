@@ -1,0 +1,201 @@
+"""What of a frozen network's work need not be done again in every epoch?
+
+Up to the first place where something trains, a network gives the same maps for the same picture, epoch after epoch.  What runs
+before that place, the frozen prefix, can run once.  A linear probe's prefix is all but the classifier; that of adapters in late
+stages ends where the first of them begins; full fine-tuning has none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from .freezing import Attachment, frozen_statistics
+from .schemes import Site
+
+CHECKED = 32  # images of which a data set must give the same twice
+
+
+def cache_prefix(model: nn.Module, loaders: list[DataLoader]) -> tuple[list[Dataset], AbstractContextManager]:
+    """The data sets to train on instead of images, and the context in which ``model`` takes what they hold.
+
+    For each loader of (images, labels) there is one of (prefix's outputs, labels), in main memory; none at all for a model
+    without a frozen prefix, whose context does nothing.
+
+    Raises:
+        ValueError: if a data set does not give the same images every time, or the maps do not fit into memory.
+    """
+    cut, prefix = _frozen_prefix(model, next(iter(loaders[0]))[0])
+    if cut is None:
+        return [], nullcontext()
+    for loader in loaders:
+        _check_same(loader.dataset)
+    return [_outputs(model, cut, loader) for loader in loaders], _skipped(prefix)
+
+
+def _frozen_prefix(model: nn.Module, images: Tensor) -> tuple[nn.Module | None, list[nn.Module]]:
+    """The module that takes the prefix's output, and the modules that the prefix consists of.
+
+    From the first module that trains outwards, the innermost will do without which nothing changes when the prefix is skipped.
+    Inside a block it does change, since the shortcut goes around; and dropout in the prefix is not frozen.
+    """
+    begins, ends = _order(model, images)
+    first = min((_called(name, begins) for name in _live(model)), key=begins.__getitem__)
+    while first:
+        before = [name for name in begins if ends[name] < begins[first]]
+        outermost = [name for name in before if not any(name.startswith(f"{other}.") for other in before)]
+        whole = [model.get_submodule(name) for name in outermost]
+        cut = model.get_submodule(first)
+        # Nor does it end between a convolution and its norm: the lean form folds one into the other.
+        if whole and not isinstance(cut, _NormBase) and _same_without(model, cut, whole, images):
+            return cut, whole
+        first = _called(first.rpartition(".")[0], begins)
+    return None, []
+
+
+def _live(model: nn.Module) -> Iterator[str]:
+    """The names of modules in which, or from whose input on, something trains."""
+    for name, module in model.named_modules():
+        if isinstance(module, Attachment):
+            yield name.rpartition(".")[0]
+        if isinstance(module, Site):
+            yield module.begin.module
+        if any(weight.requires_grad for weight in module.parameters(recurse=False)):
+            yield name
+
+
+def _called(name: str, begins: dict[str, int]) -> str:
+    """The module, or the one around it that was called: some weights are used without calling their module."""
+    while name not in begins:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _order(model: nn.Module, images: Tensor) -> tuple[dict[str, int], dict[str, int]]:
+    """When each module was first entered, and when it was last left."""
+    clock, begins, ends = itertools.count(), {}, {}
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+
+            def enter(module, args, name=name):
+                begins.setdefault(name, next(clock))
+
+            def leave(module, args, output, name=name):
+                ends[name] = next(clock)
+
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
+        _train_forward(model, images)
+    return begins, ends
+
+
+def _same_without(model: nn.Module, cut: nn.Module, prefix: list[nn.Module], images: Tensor) -> bool:
+    """Whether training gives the same numbers when ``prefix`` is skipped and ``cut`` is reached by what it took before."""
+    taken = []
+    hook = cut.register_forward_pre_hook(lambda module, *given: taken.append(given), with_kwargs=True, prepend=True)
+    try:
+        whole = _train_forward(model, images)
+        _train_forward(model, images, seed=1)
+    finally:
+        hook.remove()
+    if len(taken) != 2 or any(len(args) != 1 or kwargs or not isinstance(args[0], Tensor) for args, kwargs in taken):
+        return False
+    maps, again = (args[0] for args, _ in taken)
+    try:
+        with _skipped(prefix):
+            return torch.equal(maps, again) and torch.equal(whole, _train_forward(model, maps))
+    except (RuntimeError, ValueError, IndexError, TypeError):  # the maps do not fit what lies between the skipped modules
+        return False
+
+
+@torch.no_grad()
+def _train_forward(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
+    """One pass as in training that leaves no trace but in the random numbers, which :func:`minica.fit` sets anew."""
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    torch.manual_seed(seed)
+    model.train()
+    for norm in frozen_statistics(model):
+        norm.eval()
+    try:
+        return _logits(model, images)
+    finally:
+        for key, value in model.named_buffers():
+            value.copy_(before[key])
+        model.eval()
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    return model(channels_last(images.to(next(model.parameters()).device)))
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """In the layout in which convolutions are fastest; pooled features and tokens have no layouts."""
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+
+@contextmanager
+def _skipped(modules: list[nn.Module]) -> Iterator[None]:
+    """Within this context these modules give back what they take."""
+    for module in modules:
+        module.forward = _give_back
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _give_back(x: Tensor, *args, **kwargs) -> Tensor:
+    return x
+
+
+class _Reached(Exception):
+    """The end of the prefix: the rest of the network need not run."""
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, cut: nn.Module, loader: DataLoader) -> TensorDataset:
+    """What ``cut`` takes for every image of a loader, with the labels."""
+
+    def stop(module: nn.Module, args: tuple) -> None:
+        raise _Reached(args[0])
+
+    maps, labels = [], []
+    hook = cut.register_forward_pre_hook(stop, prepend=True)
+    try:
+        for images, targets in loader:
+            try:
+                _logits(model, images)
+            except _Reached as reached:
+                maps.append(reached.args[0].cpu())
+                labels.append(targets)
+            if len(maps) == 1:
+                _check_memory(maps[0], len(loader))
+    finally:
+        hook.remove()
+    return TensorDataset(torch.cat(maps), torch.cat(labels))
+
+
+def _check_memory(batch: Tensor, batches: int) -> None:
+    needed, free = 2 * batch.nbytes * batches, psutil.virtual_memory().available  # twice, while they are joined
+    if needed > free:
+        raise ValueError(
+            f"cache=True would need {needed / 2**30:.1f} GB for maps of shape {tuple(batch.shape[1:])}, of which "
+            f"{free / 2**30:.1f} GB are free; adapt later stages only, or train without the cache."
+        )
+
+
+def _check_same(data: Dataset) -> None:
+    for i in range(0, len(data), max(1, len(data) // CHECKED)):
+        if not torch.equal(data[i][0], data[i][0]):
+            raise ValueError(
+                f"cache=True needs the same images in every epoch, but image {i} came out differently the second time: load "
+                "the data with augment='none', or train without the cache."
+            )
