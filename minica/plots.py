@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .counting import adapter_macs, adapter_parameters, bottleneck_width
+from .schemes import SCHEMES
 
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {"Linear probe": "#56B4E9", "Conv-Adapter": "#D55E00", "Full fine-tuning": "#009E73"}
@@ -121,4 +123,143 @@ def adapter_drawing(in_channels: int, out_channels: int, kernel_size: int, compr
     right.grid(color="white")
     right.tick_params(length=0)
     right.set_title(f"one output sees {kernel_size} x {kernel_size}", fontsize=11)
+    return figure
+
+
+def scheme_drawing(
+    scheme: str, in_channels: int = 64, mid_channels: int = 64, out_channels: int = 256, compression: int = 4, size: int = 56
+) -> Figure:
+    """A residual bottleneck, what ``scheme`` reads and where it adds; beside it, what the adapter has in each of the schemes.
+
+    By default the first of ResNet50: a 1 x 1 convolution to ``mid_channels``, the unit with its 3 x 3 convolution, a
+    1 x 1 convolution to ``out_channels``, on maps of ``size`` x ``size`` pixels (and a shortcut that changes the channels).
+    """
+    channels = {
+        "conv": (mid_channels, mid_channels),
+        "parallel": (in_channels, out_channels),
+        "sequential": (out_channels,) * 2,
+    }
+    ends = {name: channels["conv" if part.part == "unit" else name.rpartition("_")[2]] for name, part in SCHEMES.items()}
+    part, (reads, writes) = SCHEMES[scheme], ends[scheme]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3), width_ratios=(3, 1))
+    figure.subplots_adjust(left=0.01, right=0.99, wspace=0.32)  # for a dropdown; a constrained layout takes 30 ms
+
+    # The block, from left to right along y = 0.
+    left.annotate("", (10.2, 0), (-0.6, 0), arrowprops=dict(arrowstyle="-|>", color=GREY, lw=1.5))
+    left.plot([0.85, 0.85, 7.9, 7.9], [0, 1.15, 1.15, 0.2], color=GREY, lw=1.5)
+    for x, label, face in ((1.7, "1 x 1", "#EEEEEE"), (3.8, "3 x 3", "#C8C8C8"), (6.7, "1 x 1", "#EEEEEE")):
+        _box(left, x, 0, 1.2, label, face, GREY)
+    for x, label in ((-0.1, in_channels), (2.6, mid_channels), (5.75, mid_channels), (9.7, out_channels)):
+        left.text(x, 0.14, f"{label}", ha="center", color=GREY, fontsize=9)
+    _sum(left, 7.9, 0, GREY)
+
+    # The adapted part, a frame, and the adapter's way around it.
+    begin, end, top = {"unit": (2.9, 4.7, 0.6), "block": (0.45, 8.35, 1.4)}[part.part]
+    left.add_patch(plt.Rectangle((begin, -0.6), end - begin, 0.6 + top, fill=False, ls=":", color=GREY))
+    left.text(begin, top + 0.05, part.part, color=GREY, fontsize=9)
+    read, add, colour = begin if part.reads == "input" else end, end + 0.45, COLOURS["Conv-Adapter"]
+    left.plot([read, read, add], [0, -1.6, -1.6], color=colour, lw=2.5)
+    left.plot(read, 0, "o", color=colour, markersize=7)
+    left.annotate("", (add, -0.2), (add, -1.62), arrowprops=dict(arrowstyle="-|>", color=colour, lw=2.5))
+    _sum(left, add, 0, colour)
+    counts = [adapter_parameters(*ends[name], compression=compression) for name in SCHEMES]
+    macs = adapter_macs(reads, writes, (size, size), compression=compression) / 1e6
+    label = f"adapter, {reads} to {writes}\n{counts[list(SCHEMES).index(scheme)]:,} parameters\n{macs:.1f} million MACs"
+    _box(left, (read + add) / 2, -1.6, 2.7, label, "white", colour, height=1.1)
+    left.set(xlim=(-0.7, 10.4), ylim=(-2.3, 1.8))
+    left.axis("off")
+    left.set_title(f"{scheme}: reads the {part.part}'s {part.reads}, adds to its output", fontsize=11)
+
+    right.barh(range(len(counts)), counts, color=[colour if name == scheme else "#DDDDDD" for name in SCHEMES])
+    right.invert_yaxis()
+    right.set_yticks(
+        range(len(counts)), [f"{name}\n{count:,}" for name, count in zip(SCHEMES, counts, strict=True)], fontsize=9
+    )
+    right.set_xticks([])
+    right.spines["bottom"].set_visible(False)
+    right.set_title("its parameters", fontsize=11)
+    return figure
+
+
+def _box(axis: Axes, x: float, y: float, width: float, label: str, face: str, edge: str, height: float = 0.8) -> None:
+    corner = (x - width / 2, y - height / 2)
+    axis.add_patch(plt.Rectangle(corner, width, height, facecolor=face, edgecolor=edge, lw=1.5, zorder=6))
+    axis.text(x, y, label, ha="center", va="center", fontsize=9, zorder=7)
+
+
+def _sum(axis: Axes, x: float, y: float, colour: str) -> None:
+    axis.plot(x, y, "o", color="white", markeredgecolor=colour, markersize=13, markeredgewidth=1.5, zorder=4)
+    axis.plot(x, y, "+", color=colour, markersize=9, markeredgewidth=1.5, zorder=5)
+
+
+def storage(sizes: dict[str, tuple[int, int]], tasks: int) -> Figure:
+    """Megabytes on disk against the number of tasks, by method: ``sizes`` are bytes once and bytes for every task."""
+    figure, axis = plt.subplots(figsize=(9, 3.2))
+    figure.subplots_adjust(left=0.1, right=0.6, bottom=0.16)  # for a slider; a constrained layout takes 40 ms
+    numbers = np.arange(1, 101)
+    for name, (once, each) in sizes.items():
+        axis.plot(numbers, (once + each * numbers) / 1e6, color=COLOURS.get(name, GREY), lw=2)
+        total = (once + each * tasks) / 1e6
+        axis.plot(tasks, total, "o", color=COLOURS.get(name, GREY), label=f"{name}: {total:,.1f} MB")
+    axis.axvline(tasks, color=GREY, lw=1, ls=":")
+    axis.set(xlabel="tasks", ylabel="MB", yscale="log", xlim=(1, 100), title=f"{tasks} {'task' if tasks == 1 else 'tasks'}")
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def memory(parts: dict[str, dict[str, int]]) -> Figure:
+    """What one training step holds, in MB: a bar a method, stacked from its named parts in bytes."""
+    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.5 * len(parts)), layout="constrained")
+    names, left = list(parts), np.zeros(len(parts))
+    for part, colour in zip(next(iter(parts.values())), ("#444444", "#CC79A7", "#E69F00", "#BBBBBB"), strict=True):
+        width = np.array([parts[name][part] / 1e6 for name in names])
+        axis.barh(names, width, left=left, color=colour, label=part)
+        left += width
+    for row, total in enumerate(left):
+        axis.text(total, row, f" {total:.0f} MB", va="center")
+    axis.invert_yaxis()
+    axis.set(xlabel="MB")
+    axis.margins(x=0.12)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def seeds(found: dict[str, list[dict]]) -> Figure:
+    """Test accuracy by method: a dot a seed, a bar from the lowest to the highest, a line at the mean."""
+    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.42 * len(found)), layout="constrained")
+    for row, (name, records) in enumerate(found.items()):
+        colour = COLOURS.get(name, COLOURS["Conv-Adapter"])
+        values = 100 * np.array([record["test"]["accuracy"] for record in records])
+        axis.plot([values.min(), values.max()], [row, row], color=colour, linewidth=10, alpha=0.25, solid_capstyle="butt")
+        axis.plot(values, [row] * len(values), "o", color=colour, markersize=5)
+        axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.invert_yaxis()
+    axis.set(xlabel="test accuracy, %")
+    return figure
+
+
+def costs(methods: dict[str, dict], paper: dict[str, tuple[float, float]] | None = None) -> Figure:
+    """Memory and time of a training step, a bar a method: records of the benchmark (:mod:`benchmarks`), a cell's ``methods``.
+
+    The whisker spans the rounds.  A diamond stands where ``paper`` has a method: its (memory, time) as shares of the first
+    method's, full fine-tuning.
+    """
+    shown = {name: entry for name, entry in methods.items() if "refused" not in entry}
+    figure, axes = plt.subplots(1, 2, figsize=(10, 0.9 + 0.38 * len(shown)), sharey=True)
+    figure.subplots_adjust(left=0.25, right=0.97, bottom=0.2, wspace=0.12)  # for sliders; a constrained layout takes 40 ms
+    kept = [[entry["activations"] / 1e6] for entry in shown.values()]
+    steps = [sorted(entry["step"]) for entry in shown.values()]
+    for number, (axis, values, unit) in enumerate(zip(axes, (kept, steps), ("MB kept for backward", "ms a step"), strict=True)):
+        middle = np.array([np.median(value) for value in values])
+        reach = np.abs(np.array([(value[0], value[-1]) for value in values]).T - middle)
+        colours = [COLOURS.get(name.partition(",")[0], GREY) for name in shown]
+        axis.barh(range(len(shown)), middle, xerr=reach, color=colours, ecolor="black")
+        for row, value in enumerate(middle):
+            axis.text(value + reach[1, row], row, f"  {value / middle[0]:.2f}", va="center", fontsize=9)
+        for name, shares in (paper or {}).items():
+            axis.plot(shares[number] * middle[0], list(shown).index(name), "D", color="white", markeredgecolor="black")
+        axis.set(xlabel=unit, xlim=(0, 1.2 * max(middle + reach[1])))
+    axes[0].set_yticks(range(len(shown)), list(shown))
+    axes[0].invert_yaxis()
     return figure

@@ -1,0 +1,79 @@
+"""Do the figures show what they are given?  Every one at the ends of its slider."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+
+from minica import SCHEMES, counting, plots
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def texts(figure):
+    """All that can be read in a drawn figure."""
+    figure.canvas.draw()
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reads", "adds", "shape", "parameters"),
+    [
+        ("conv_parallel", 2.9, 4.7, "64 to 64", "1,744"),
+        ("conv_sequential", 4.7, 4.7, "64 to 64", "1,744"),
+        ("residual_parallel", 0.45, 8.35, "64 to 256", "5,200"),
+        ("residual_sequential", 8.35, 8.35, "256 to 256", "19,264"),
+    ],
+)
+def test_a_scheme_moves_the_arrows_and_the_counts(scheme, reads, adds, shape, parameters):
+    """On ResNet50's first block, its unit from 2.9 to 4.7 and the whole from 0.45 to 8.35 along the drawing."""
+    figure = plots.scheme_drawing(scheme)
+    assert any(shape in text and parameters in text for text in texts(figure))
+    (dot,) = [line for line in figure.axes[0].lines if line.get_marker() == "o" and line.get_markersize() == 7]
+    assert dot.get_xdata()[0] == reads
+    assert any(adds < line.get_xdata()[0] < adds + 1 for line in figure.axes[0].lines if line.get_marker() == "+")
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_the_drawings_counts_are_the_closed_form(compression):
+    figure = plots.scheme_drawing("residual_parallel", 256, 128, 512, compression)
+    widths = [bar.get_width() for bar in figure.axes[1].patches]
+    ends = [(128, 128), (128, 128), (256, 512), (512, 512)]
+    assert widths == [counting.adapter_parameters(*pair, compression=compression) for pair in ends]
+    with pytest.raises(KeyError):
+        plots.scheme_drawing("stage_parallel")
+    assert len(SCHEMES) == len(widths)
+
+
+@pytest.mark.parametrize(("tasks", "whole", "adapters"), [(1, "95.0 MB", "97.0 MB"), (100, "9,500.0 MB", "295.0 MB")])
+def test_storage_adds_up(tasks, whole, adapters):
+    figure = plots.storage({"Full fine-tuning": (0, 95_000_000), "Conv-Adapter": (95_000_000, 2_000_000)}, tasks)
+    shown = texts(figure)
+    assert f"Full fine-tuning: {whole}" in shown and f"Conv-Adapter: {adapters}" in shown
+
+
+def test_memory_stacks_to_the_sum():
+    parts = dict(weights=1e6, gradients=2e6, AdamW=4e6, activations=8e6)
+    figure = plots.memory({"Full fine-tuning": parts, "Linear probe": parts | {"activations": 0}})
+    assert {" 15 MB", " 7 MB"} <= set(texts(figure))
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == 22
+
+
+def test_seeds_shows_every_one():
+    records = [{"test": {"accuracy": value}} for value in (0.5, 0.75, 1.0)]
+    figure = plots.seeds({"Linear probe": records[:2], "Adapters, k x k": records})
+    dots = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert dots == [[50, 75], [50, 75, 100]]
+
+
+@pytest.mark.parametrize("kernel", [1, 7])
+@pytest.mark.parametrize("compression", [1, 32])
+def test_adapter_drawing_at_the_ends_of_its_sliders(kernel, compression):
+    count = counting.adapter_parameters(64, 64, kernel_size=kernel, compression=compression)
+    assert any(f"{count:,} parameters" in text for text in texts(plots.adapter_drawing(64, 64, kernel, compression, size=56)))
