@@ -42,6 +42,15 @@ INITS = {
 }
 
 
+def onednn_dilation(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """A dilation that makes no difference, but makes PyTorch take oneDNN for a 1x1 convolution on a CPU.
+
+    With one thread and fewer than 16 images it takes a matrix product unless the convolution is dilated.  In channels_last
+    oneDNN needs 10 to 30 % less time, and none for the zeros that the other fills its gradients with first.
+    """
+    return (2, 2) if kernel_size == (1, 1) else dilation
+
+
 class ConvAdapter(nn.Module):
     """A bottleneck of two convolutions that learns what to add to a frozen feature map.
 
@@ -127,7 +136,9 @@ class ConvAdapter(nn.Module):
         hidden = self.act(self._down(x, size))
         # alpha * up(h), with alpha folded into the 1x1 kernel: the same mathematics, one map less to keep for backward,
         # and under bf16 autocast the float32 alpha does not promote the feature map.
-        return F.conv2d(hidden, self.up.weight * self.alpha[..., None], self.up.bias * self.alpha.flatten())
+        weight, bias = self.up.weight * self.alpha[..., None], self.up.bias * self.alpha.flatten()
+        fast = hidden.device.type == "cpu" and not hidden.is_contiguous()  # in channels_last
+        return F.conv2d(hidden, weight, bias, dilation=onednn_dilation((1, 1), (1, 1)) if fast else 1)
 
     def _down(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         """The first convolution, padded so that it gives exactly ``size``.

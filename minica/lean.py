@@ -32,6 +32,7 @@ from timm.layers import (
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .adapter import onednn_dilation
 from .freezing import Lean, held, plain
 from .schemes import sites
 from .tracing import Call, Trace, trace
@@ -60,7 +61,9 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     plain(model)
     if checkpoint:
         if not hasattr(model, "set_grad_checkpointing"):
-            raise ValueError(f"{type(model).__name__} has no set_grad_checkpointing, as timm's models do; use checkpoint=False.")
+            raise ValueError(
+                f"{type(model).__name__} has no set_grad_checkpointing, as timm's models do; use checkpoint=False."
+            )
         model.set_grad_checkpointing(True)
         model._lean_checkpoint = True
     try:
@@ -86,7 +89,9 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
                 module.__class__ = wear
         elif not all(call.returned in kept for call in run.by_name.get(name, [Call(name, module, [], 0, None)])):
             module.__class__ = wear
-    model._ddp_params_and_buffers_to_ignore = [key for key, _ in model.named_buffers() if key.rpartition(".")[2] in Lean.BUFFERS]
+    model._ddp_params_and_buffers_to_ignore = [
+        key for key, _ in model.named_buffers() if key.rpartition(".")[2] in Lean.BUFFERS
+    ]
     model.register_load_state_dict_post_hook(_loaded)
     return model
 
@@ -136,7 +141,9 @@ def _givers(run: Trace, norm: Call, modules: dict[str, nn.Module]):
     """The convolution whose output ``norm`` receives, if it is one and if only layers that do nothing see it as well."""
     for call in run.calls:
         if call.returned is not None and call.returned in norm.received and isinstance(modules.get(call.name), nn.Conv2d):
-            others = [other for other in run.receivers.get(call.returned, ()) if not f"{norm.name}.".startswith(f"{other.name}.")]
+            others = [
+                other for other in run.receivers.get(call.returned, ()) if not f"{norm.name}.".startswith(f"{other.name}.")
+            ]
             once = len(run.by_name[call.name]) == 1 and type(modules[call.name]) in WEAR
             if once and all(isinstance(other.module, nn.Identity) for other in others):
                 yield call.name, call
@@ -158,51 +165,18 @@ class _FrozenConv(torch.autograd.Function):
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.shape, ctx.layout = (stride, padding, dilation, groups), x.shape, x.stride()
         # Cast here and again in backward: a frozen weight of the other type would be kept from one to the other.
-        bias, weight = None if bias is None else bias.to(x.dtype), weight.to(x.dtype)
-        if _is_pointwise(x, weight, *ctx.geometry):
-            return _pointwise(x, weight, bias)
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx, grad):
         (weight,), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.geometry
         wanted = [ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]]
-        if wanted == [True, False, False] and _is_pointwise(grad, weight, *ctx.geometry):
-            x_grad = _pointwise(grad, weight.to(grad.dtype).transpose(0, 1), None)
-            return x_grad, None, None, None, None, None, None
         shape_only = torch.empty_strided(ctx.shape, ctx.layout, dtype=grad.dtype, device=grad.device)  # is never read
         x_grad, _, bias_grad = torch.ops.aten.convolution_backward(
             grad, shape_only, weight.to(grad.dtype), [grad.shape[1]], stride, padding, dilation, False, [0, 0], groups, wanted
         )
         return x_grad, None, bias_grad, None, None, None, None
-
-
-def _is_pointwise(x: Tensor, weight: Tensor, stride, padding, dilation, groups) -> bool:
-    """A 1x1 convolution in float32 on a CPU, in the memory format that it is fastest in."""
-    return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and weight.shape[2:] == (1, 1)
-        and (*stride, *padding, groups) == (1, 1, 0, 0, 1)
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and torch.backends.mkldnn.is_available()
-    )
-
-
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """By a matrix product where there are few pixels, else by oneDNN.
-
-    With one thread and fewer than 16 images PyTorch takes the matrix product for all maps, at 10 to 40 % more time on the
-    larger ones; with more threads it takes oneDNN for all, which reorders the weight however few pixels meet it.
-    """
-    images, channels, height, width = x.shape
-    if images * height * width >= 1000:
-        return torch.mkldnn_convolution(x, weight.contiguous(), bias, (0, 0), (1, 1), (1, 1), 1)
-    y = torch.empty((images, len(weight), height, width), dtype=x.dtype, memory_format=torch.channels_last)  # in place may change no view
-    pixels, out, kernel = x.permute(0, 2, 3, 1).view(-1, channels), y.permute(0, 2, 3, 1).view(-1, len(weight)), weight.flatten(1)
-    torch.mm(pixels, kernel.t(), out=out) if bias is None else torch.addmm(bias, pixels, kernel.t(), out=out)
-    return y
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -257,9 +231,11 @@ class LeanConv(Lean):
         bias = self.bias if self.lean_bias is None else self.lean_bias
         if isinstance(self, Conv2dSame) or getattr(self, "same_pad", False):
             x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        dilation = self.dilation
         if x.device.type == "cpu":  # whatever layout the images came in: on a CPU this one is faster, and it stays
             x = x.contiguous(memory_format=torch.channels_last)
-        return _FrozenConv.apply(_autocast(x), weight, bias, self.stride, self.padding, self.dilation, self.groups)
+            dilation = onednn_dilation(self.kernel_size, dilation)
+        return _FrozenConv.apply(_autocast(x), weight, bias, self.stride, self.padding, dilation, self.groups)
 
 
 class LeanConv2d(LeanConv, nn.Conv2d):
@@ -339,14 +315,14 @@ _GATHER, _SPREAD, _PICK = 0x8040201008040201 - (1 << 64), 0x0101010101010101, 0x
 def pack(mask: Tensor) -> Tensor:
     """A dense bool tensor as uint8, eight elements a byte in the order of its memory (as bool if they are no multiple of 8)."""
     flat = mask.as_strided((mask.numel(),), (1,))
-    return flat if mask.numel() % 8 else ((flat.view(torch.int64) * _GATHER) >> 56).to(torch.uint8)
+    return flat if mask.numel() % 8 else (flat.view(torch.int64) * _GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 
 def unpack(packed: Tensor) -> Tensor:
     """What :func:`pack` was given, flat, as uint8 zeros and ones."""
     if packed.dtype == torch.bool:
         return packed.view(torch.uint8)
-    return ((packed.to(torch.int64) * _SPREAD) & _PICK).view(torch.uint8).clamp(max=1)
+    return packed.to(torch.int64).mul_(_SPREAD).bitwise_and_(_PICK).view(torch.uint8).clamp_(max=1)
 
 
 class _MaskedAct(torch.autograd.Function):
