@@ -104,6 +104,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
         pairs[name] = len(own["lr"]) * len(own["weight_decay"])
     if len(set(pairs.values())) > 1:
         raise ValueError(f"{path}: no method may be tuned less than another, but the pairs of lr and weight_decay are {pairs}.")
+    if not all(isinstance(backbone, str) for backbone in _list(config["backbones"])):
+        raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
     _rehearse(path, _list(config["backbones"]), methods)
 
     fixed = {key: config[key] for key in config if key == "cache" or key in NUMBERS and key not in (*GRID, "seeds")}
@@ -196,11 +198,11 @@ def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
     return [{"config": best["config"] | {"phase": "final", "seed": seed}, "selection": selection} for seed in plan.seeds]
 
 
-def pending(plan: Plan, found: dict[str, dict]) -> list[dict]:
-    """What can be run now and has no record: tuning runs, and the final ones of cells that are tuned."""
+def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
+    """What can be run now and has no record, by key: tuning runs, and the final ones of cells that are tuned."""
     jobs = [{"config": point} for cell in plan.cells for point in cell.points]
     jobs += [job for cell in plan.cells for job in final_jobs(cell, found, plan)]
-    return [job for job in jobs if trial_key(job["config"]) not in found]
+    return {key: job for job in jobs if (key := trial_key(job["config"])) not in found}
 
 
 # ---------------------------------------------------------------- doing it
@@ -238,20 +240,21 @@ def sweep(
     print(f"{plan.name}: {len(plan.cells)} cells, {len(found)} trials recorded in {folder}, {len(todo)} to run now", flush=True)
 
     def finished(record: dict) -> None:
-        found[write_trial(folder, record)] = record
+        key = write_trial(folder, record)
+        found[key] = record
+        todo.pop(key)
         score = record.get("error") or ", ".join(
             f"{split} {plan.metric} {record[split][plan.metric]:.1%}" for split in ("val", "test") if split in record
         )
-        done = sum(trial_key(job["config"]) in found for job in todo)
-        print(f"{done}/{len(todo)} {record['config']['phase']} {describe(record['config'])}: {score}", flush=True)
+        print(f"{record['config']['phase']}, {len(todo)} to go: {describe(record['config'])}: {score}", flush=True)
 
     while todo:  # first all tuning, then the final runs of what could be tuned
         if ray is None:
-            _in_process(todo, finished, cpus)
+            _in_process([*todo.values()], finished, cpus)
         else:
-            _on_ray(todo, finished, ray, jobs, cpus or 1, gpus)
-        if lost := sum(trial_key(job["config"]) not in found for job in todo):
-            raise RuntimeError(f"{lost} trials ended without a word; start the sweep again, and it goes on with them.")
+            _on_ray([*todo.values()], finished, ray, jobs, cpus or 1, gpus)
+        if todo:
+            raise RuntimeError(f"{len(todo)} trials ended without a word; start the sweep again, and it goes on with them.")
         todo = pending(plan, found)
     print(sweep_table(plan, found))
     return all(len(_final_records(cell, found, plan)) == len(plan.seeds) for cell in plan.cells)
@@ -264,7 +267,11 @@ def trial(job: dict, cpus: int | None) -> dict:
     try:
         return job | run(job["config"], progress=False)
     except Exception as error:
-        return job | {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}", **where()}
+        return job | {"error": f"{type(error).__name__}: {_one_line(error)}", **where()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
 
 
 def _in_process(todo: list[dict], finished: Callable[[dict], None], cpus: int | None) -> None:
@@ -307,7 +314,7 @@ def _on_ray(
             ).fit()
         for result in results:
             if result.error is not None:  # the process died; what only went wrong in it has its record
-                finished({**result.config["job"], "error": f"the trial's process died: {str(result.error)[:500]}", **where()})
+                finished({**result.config["job"], "error": f"the trial's process died: {_one_line(result.error)}", **where()})
     finally:
         ray.shutdown()
 

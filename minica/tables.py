@@ -47,7 +47,7 @@ def paper_table(number: int, records: Iterable[dict]) -> str:
     columns = [cell[column] for cell in next(iter(rows.values()))]
     lines = ["| " + " | ".join([*names, "", "# Param (M)", *map(str, columns)]) + " |"]
     lines.append("|" + "---|" * (len(names) + len(columns) + 2))
-    lacking, seeds = defaultdict(list), set()
+    wanted, lacking, seeds = defaultdict(list), defaultdict(list), set()
     for row, cells in rows.items():
         printed, ours, sizes = [], [], {}
         for cell in cells:
@@ -56,6 +56,7 @@ def paper_table(number: int, records: Iterable[dict]) -> str:
             runs = {data: _runs(cell, data, finals) for data in _datasets(cell)}
             common = set.intersection(*({run["config"]["seed"] for run in found} for found in runs.values()))
             place = " ".join(map(str, row)) + (f", {cell['shots']} shots" if "shots" in cell else "")
+            wanted[place] += runs
             lacking[place] += [data for data, found in runs.items() if not found]
             if not common:
                 ours.append("-")
@@ -67,7 +68,7 @@ def paper_table(number: int, records: Iterable[dict]) -> str:
         mean_size = f"{_mean_size(sizes):.2f}" if len(sizes) == len(columns) else "-"
         lines.append("| " + " | ".join([*map(str, row), "paper", f"{cells[0]['params']:.2f}", *printed]) + " |")
         lines.append("| " + " | ".join([*([""] * len(row)), "ours", mean_size, *ours]) + " |")
-    return "\n".join([*lines, "", *_below(lacking, seeds, records)])
+    return "\n".join([*lines, "", *_below(wanted, lacking, seeds, records)])
 
 
 def spread_text(values: list[float], std: float | None = None, digits: int = 2) -> str:
@@ -136,15 +137,17 @@ def _mean_size(sizes: dict) -> float:
     return sum(weights[group] * size for group, size in sizes.items())
 
 
-def _below(lacking: dict[str, list[str]], seeds: set[int], records: list[dict]) -> list[str]:
+def _below(wanted: dict[str, list[str]], lacking: dict[str, list[str]], seeds: set[int], records: list[dict]) -> list[str]:
     """What a reader must know of the numbers above."""
     lines = []
     if seeds:
         number = str(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
         lines.append(f"Ours: test accuracy, mean ± standard deviation over seeds ({number}).")
-    if any(lacking.values()):
-        lines.append("Not recorded yet:")
-        lines += [f"* {place}: {', '.join(missing)}" for place, missing in lacking.items() if missing]
+    if nothing := [place for place, missing in lacking.items() if missing == wanted[place]]:
+        lines.append(f"Nothing recorded yet: {'; '.join(nothing)}.")
+    for place, missing in lacking.items():
+        if missing and place not in nothing:
+            lines.append(f"Not recorded yet, {place}: {', '.join(missing)}.")
     if failed := [record for record in records if "error" in record]:
         lines.append(f"{len(failed)} of {len(records)} trials failed, the first with {failed[0]['error']}")
     return lines

@@ -189,6 +189,7 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         ("train_size", "trainsize", r"\[\[tasks\]\]: unknown key 'trainsize'; the keys are data, task, train_size"),
         ("data =", "task =", "cannot be read as TOML"),
         ("size = 32", "size = 32 pixels", "cannot be read as TOML"),
+        ('"tf_efficientnet_lite0"', "[18, 50]", r"backbones must be names, such as \"resnet50\"; got \[18, 50\]"),
         ("tf_efficientnet_lite0", "efficientnet_light", r"\[methods.LP\] on efficientnet_light: unknown backbone"),
         ('method = "linear"', 'method = "lora"', r"\[methods.LP\] on tf_efficientnet_lite0: unknown method 'lora'"),
         ('method = "linear"', 'scheme = "x"', r"\[methods.LP\].*'method' is missing"),
