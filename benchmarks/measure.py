@@ -34,7 +34,8 @@ def measure(cell: dict) -> dict:
     Returns:
         A record: ``config`` (the cell), where it ran, and of each of the ``methods`` either ``refused``, the reason, or
 
-        * ``trained``: parameters; ``activations``: bytes kept for the backward pass;
+        * ``trained``: parameters; ``activations``: bytes kept for the backward pass; ``macs``: multiply-accumulates of one
+          image's forward pass (not of LoRA, which is merged for inference);
         * ``peak_memory``: bytes of the GPU in a training step of this method alone, AdamW's state included; None on a CPU;
         * ``step``: milliseconds of a training step, AdamW included, a round each;
         * ``inference``: of a forward pass in evaluation mode; ``folded``: of the folded copy;
@@ -90,7 +91,9 @@ def _alone(name: str, cell: dict, images: Tensor, labels: Tensor) -> tuple[dict,
     }
     with _autocast(cell):
         entry["activations"] = activations(model, images)
-    if "peft" in name:
+    if "peft" not in name:
+        entry["macs"] = minica.count(model, cell["size"])["macs"]
+    else:
         entry["side_effects"] = side_effects(_backbone(cell), name, cell["scheme"], images)
     return entry, model
 
@@ -175,18 +178,20 @@ def table(records: list[dict]) -> str:
         "activations, MiB (of full)",
         "step of full: median (range)",
     ]
-    header += ["inference of full", "folded, of full folded", "peak GPU memory of full"]
+    header += ["MACs of full", "inference of full", "folded, of full folded", "peak GPU memory of full"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for record in records:
         full = record["methods"][next(iter(METHODS))]
         for name, entry in record["methods"].items():
             row = [describe(record["config"]) if entry is full else "", name]
             if "refused" in entry:
-                lines.append(f"| {' | '.join(row)} | refused | | | | | |")
+                lines.append(f"| {' | '.join(row)} | refused | | | | | | |")
                 continue
             kept = entry["activations"]
             row += [f"{entry['trained']:,}", f"{kept / 2**20:.1f} ({kept / full['activations']:.3f})"]
-            row += [_spread(ratio(record, name, key)) for key in ("step", "inference", "folded")]
+            row.append(_spread(ratio(record, name, "step")))
+            row.append(f"{entry['macs'] / full['macs']:.3f}" if "macs" in entry else "-")
+            row += [_spread(ratio(record, name, key)) for key in ("inference", "folded")]
             peak = entry["peak_memory"]
             row.append("-" if peak is None else f"{peak / full['peak_memory']:.2f}")
             lines.append(f"| {' | '.join(row)} |")

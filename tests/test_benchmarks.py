@@ -52,8 +52,9 @@ def test_it_resumes(measured, monkeypatch):
 
 
 def test_ratios_are_of_the_same_round():
-    methods = {name: {"step": [10.0, 20.0, 40.0], "activations": 2**20, "trained": 1, "peak_memory": None} for name in METHODS}
+    entry = {"step": [10.0, 20.0, 40.0], "activations": 2**20, "trained": 1, "macs": 8, "peak_memory": None}
+    methods = {name: dict(entry) for name in METHODS}
     methods["Linear probe"] = dict(methods["Linear probe"], step=[5.0, 4.0, 12.0])
     record = {"config": dict(backbone="b", precision="p", layout="l", batch=1, size=1), "methods": methods}
     assert ratio(record, "Linear probe", "step") == pytest.approx((0.3, 0.2, 0.5))
-    assert "| Linear probe | 1 | 1.0 (1.000) | 0.30 (0.20 to 0.50) | - | - | - |" in table([record])
+    assert "| Linear probe | 1 | 1.0 (1.000) | 0.30 (0.20 to 0.50) | 1.000 | - | - | - |" in table([record])
