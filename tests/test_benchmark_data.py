@@ -414,7 +414,6 @@ def test_damaged_json_and_mat_files_are_named(tmp_path):
         ({"name": "few-shot/pets"}, "need shots.*1, 2, 4, 8, 16; got None"),
         ({"name": "few-shot/pets", "shots": 3}, "got 3"),
         ({"name": "few-shot/pets", "shots": 2, "train_size": 8}, "choose shots, not train_size"),
-        ({"name": "solar-cells", "shots": 2}, "shots= is for benchmarks.*'solar-cells'"),
         ({"name": "shapes"}, "root= is for benchmarks.*'shapes'"),
     ],
 )

@@ -314,7 +314,7 @@ def test_two_fresh_caches_hold_the_same_bytes(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def solar(shared_home):
-    return {task: data.load("solar-cells", size=32, task=task) for task in ("defect", "level", "type")}
+    return {task: data.load("solar-cells", size=32, task=task) for task in ("defect", "level", "type", "kind")}
 
 
 def test_solar_cells_have_the_published_counts(solar):
@@ -377,6 +377,35 @@ def test_a_subset_of_training_is_stratified_and_leaves_the_rest_alone(solar):
     assert not torch.equal(other.train.images, small.train.images)
     tiny = data.load("solar-cells", size=32, task="level", train_size=8)
     assert tiny.train.labels.bincount().tolist() == [2, 2, 2, 2]  # one of each level and type
+
+
+def test_kinds_are_types_with_defects_without_the_unsure(solar):
+    for kinds, levels, types in zip(_sets(solar["kind"]), _sets(solar["level"]), _sets(solar["type"]), strict=True):
+        sure = levels.labels % 3 == 0
+        assert torch.equal(kinds.images, levels.images[sure])
+        assert torch.equal(kinds.labels, 2 * types.labels[sure] + levels.labels[sure] // 3)
+    assert [len(d) for d in _sets(solar["kind"])] == [1334, 334, 555]
+    counts = torch.cat([d.labels for d in _sets(solar["kind"])]).bincount().tolist()
+    assert dict(zip(solar["kind"].classes, counts, strict=True)) == {
+        "mono, functional": 588, "mono, defective": 313, "poly, functional": 920, "poly, defective": 402
+    }  # fmt: skip
+
+
+def test_shots_of_small_data_sets_nest_and_leave_the_rest_alone(solar, tmp_path):
+    drawn = {
+        (shots, seed): data.load("solar-cells", size=32, task="kind", shots=shots, seed=seed)
+        for shots in (1, 4)
+        for seed in (0, 1)
+    }
+    for (shots, seed), task in drawn.items():
+        assert task.name == f"solar-cells/kind, {shots} shots" and task.train.labels.tolist() == sorted([0, 1, 2, 3] * shots)
+        assert multiset(drawn[1, seed].train) <= multiset(task.train) <= multiset(solar["kind"].train)
+        assert torch.equal(task.final.images, task.train.images)
+        assert torch.equal(task.val.images, solar["kind"].val.images)
+        assert torch.equal(task.test.images, solar["kind"].test.images)
+    assert multiset(drawn[4, 0].train) != multiset(drawn[4, 1].train)
+    folder = data.load(make_folder(tmp_path / "own", cats=9, dogs=12), size=8, shots=3)
+    assert folder.train.labels.bincount().tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("train_size", [0, 1575, 2.5, "all"])
@@ -703,7 +732,7 @@ def test_an_epoch_follows_torchs_seed_and_the_data_set_pickles(augment):
     [
         ({"name": "solar_cells"}, "'solar_cells'.*solar-cells, shapes.*path"),
         ({"name": Path("no/such/folder")}, "no.such.folder.*solar-cells, shapes.*path"),
-        ({"task": "colour"}, "'colour'.*defect, level, type"),
+        ({"task": "colour"}, "'colour'.*defect, level, type, kind"),
         ({"name": "shapes", "task": "defect"}, "'defect'.*position, orientation, count"),
         ({"name": Path(), "task": "defect"}, "task='defect'.*leave it out"),
         ({"resize": "stretch"}, "'stretch'.*squash, crop"),
@@ -712,6 +741,10 @@ def test_an_epoch_follows_torchs_seed_and_the_data_set_pickles(augment):
         ({"size": 22.5}, "size.*22.5"),
         ({"mean": (0.5, 0.5)}, r"mean.*one for each.*\(0.5, 0.5\)"),
         ({"std": (0.2, 0, 0.2)}, "std must be above 0"),
+        ({"shots": 0}, "shots must be from 1 to 493, all training images of 'defective'; got 0"),
+        ({"shots": 494}, "1 to 493.*got 494"),
+        ({"shots": 2.0}, "got 2.0"),
+        ({"shots": 2, "train_size": 8}, "shots or train_size, not both.*shots=2.*train_size=8"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_known(arguments, message):

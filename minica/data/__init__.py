@@ -20,7 +20,7 @@ from .few_shot import few_shot
 from .fgvc import fgvc
 from .files import Files, data_folder
 from .folder import image_folder
-from .images import RESIZE_RULES, Collection, cut, decode
+from .images import RESIZE_RULES, Collection, cut, decode, draw_shots
 from .transforms import AUGMENTATIONS, transform
 from .vtab import vtab
 
@@ -123,15 +123,16 @@ def load(
         size: side S of the images in pixels.
         mean: what the network expects subtracted from pixels in [0, 1], one number or one for each of R, G, B.
         std: what it expects them divided by, likewise.
-        task: for solar cells ``"defect"`` (default), ``"level"`` or ``"type"``; for shapes ``"position"`` (default),
-            ``"orientation"`` or ``"count"``.
+        task: for solar cells ``"defect"`` (default), ``"level"``, ``"type"`` or ``"kind"``; for shapes ``"position"``
+            (default), ``"orientation"`` or ``"count"``.
         resize: how an image becomes square: ``"squash"``, ``"crop"`` or ``"centre"``, see :func:`decode`.  None squashes;
             but of a benchmark whose training pictures are crops it takes the centre, as the published evaluation does.
         augment: of training images: ``"none"``, ``"flips"`` (with quarter turns) or ``"crop"``.  None takes what leaves
             the labels right: flips for solar cells, none for shapes, crop for folders.  For benchmarks ``"paper"`` (the
             default), ``"published"`` (what the published code really does) or ``"none"``: a plain resize.
         train_size: train on a subset of that many images that keeps the classes' proportions.
-        shots: of few-shot tasks: training images a class, 1, 2, 4, 8 or 16.
+        shots: training images a class, drawn by ``seed``, of which fewer are part of more; of the few-shot benchmarks 1, 2,
+            4, 8 or 16.  ``final`` then has the shots alone.
         seed: draws the shapes and the shots, splits a folder that is not split, and takes the subset.  The splits of
             solar cells, VTAB-1k and FGVC are fixed.
         root: the folder of all benchmarks, else ``$MINICA_DATA``.  Only read.
@@ -157,15 +158,16 @@ def load(
     if name in BENCHMARKS:
         data = _benchmark(str(name), task, train_size, shots, seed, root)
     elif name in PACKAGED or Path(name).expanduser().exists():
-        for option, value in (("shots", shots), ("root", root)):
-            if value is not None:
-                raise ValueError(f"{option}= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
+        if root is not None:
+            raise ValueError(f"root= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
         if name in PACKAGED:
             data = PACKAGED[name](task, size, resize or "squash", seed)
         elif task is not None:
             raise ValueError(f"a folder of class folders has only one task, got task={task!r}; leave it out.")
         else:
             data = image_folder(Path(name).expanduser(), size, resize or "squash", seed)
+        if shots is not None:
+            _keep_shots(data, shots, train_size, seed)
     else:
         raise ValueError(
             f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of "
@@ -212,6 +214,19 @@ def _benchmark(name: str, task: str | None, train_size: int | None, shots: int |
     if other := [f"{there:,} {what} (published: {count:,})" for what, there, count in sizes if there != count]:
         warnings.warn(f"this copy of {name} has {', '.join(other)}: results do not compare with published ones.", stacklevel=3)
     return found
+
+
+def _keep_shots(data: Collection, shots: int, train_size: int | None, seed: int) -> None:
+    train = data.splits["train"]
+    counts = np.bincount(data.labels[train], minlength=len(data.classes))
+    if train_size is not None:
+        raise ValueError(f"choose shots or train_size, not both; got shots={shots!r} and train_size={train_size!r}.")
+    if not isinstance(shots, int) or not 1 <= shots <= counts.min():
+        rarest = data.classes[counts.argmin()]
+        raise ValueError(f"shots must be from 1 to {counts.min()}, all training images of {rarest!r}; got {shots!r}.")
+    chosen = train[draw_shots(data.labels[train], shots, seed)]
+    data.splits |= {"train": chosen, "final": chosen}
+    data.name += f", {shots} shots"
 
 
 def _subset(data: Collection, train_size: int, seed: int) -> np.ndarray:

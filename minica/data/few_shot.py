@@ -8,7 +8,7 @@ import numpy as np
 
 from .benchmarks import FEW_SHOT
 from .files import Entry, find_folder, listed, read_json, read_list, read_text
-from .images import Collection
+from .images import Collection, draw_shots
 
 SHOTS = (1, 2, 4, 8, 16)
 PLACES = ("images", "data/images", "jpg", "")  # of the images, below the folder of the data set
@@ -44,7 +44,8 @@ def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
         source = f"{facts.paper}, NOAH's {shots} shots of seed {seed}"
     elif whole := whole_split(folder, facts.classes):
         lists, names = whole
-        lists["train"] = _draw(lists["train"], shots, seed)
+        drawn_here = draw_shots(np.array([entry.label for entry in lists["train"]]), shots, seed)
+        lists["train"] = [lists["train"][i] for i in drawn_here]
         source = f"{facts.paper}, {shots} shots drawn by minica with seed {seed}"
     else:
         raise ValueError(_what_is_missing(folder, drawn))
@@ -65,16 +66,6 @@ def whole_split(folder: Path, classes: int) -> tuple[dict[str, list[Entry]], lis
     if splits := sorted(folder.glob("split_zhou_*.json")):
         return _coop(splits[0], [str(label) for label in range(classes)])
     return _variants(folder) if (folder / "images_variant_train.txt").is_file() else None
-
-
-def _draw(entries: list[Entry], shots: int, seed: int) -> list[Entry]:
-    """The first ``shots`` of each class in an order drawn by ``seed``: more shots of a seed contain the fewer."""
-    order = np.random.RandomState(seed).permutation(len(entries))
-    taken: dict[int, list[int]] = {}
-    for i in order:
-        if len(of_class := taken.setdefault(entries[i].label, [])) < shots:
-            of_class.append(i)
-    return [entries[i] for label in sorted(taken) for i in taken[label]]
 
 
 def _coop(path: Path, names: list[str]) -> tuple[dict[str, list[Entry]], list[str]]:

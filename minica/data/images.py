@@ -201,3 +201,9 @@ def cut(indices: np.ndarray, strata: np.ndarray, count: int, random: np.random.R
     parts = [random.permutation(indices[strata[indices] == group])[:number] for group, number in zip(groups, take, strict=True)]
     chosen = np.sort(np.concatenate(parts))
     return np.setdiff1d(indices, chosen), chosen
+
+
+def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Positions of the first ``shots`` of each class in an order drawn by ``seed``: more shots of a seed contain the fewer."""
+    order = np.random.RandomState(seed).permutation(len(labels))
+    return np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)])
