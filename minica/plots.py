@@ -15,7 +15,7 @@ from .counting import adapter_macs, adapter_parameters, bottleneck_width
 from .schemes import SCHEMES
 
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = {"Linear probe": "#56B4E9", "Conv-Adapter": "#D55E00", "Full fine-tuning": "#009E73"}
+COLOURS = {"Linear probe": "#56B4E9", "Prompts": "#CC79A7", "Conv-Adapter": "#D55E00", "Full fine-tuning": "#009E73"}
 GREY = "#666666"
 if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modules:
     # Photographs as PNG make a notebook too large to open on a phone.
@@ -263,3 +263,46 @@ def costs(methods: dict[str, dict], paper: dict[str, tuple[float, float]] | None
     axes[0].set_yticks(range(len(shown)), list(shown))
     axes[0].invert_yaxis()
     return figure
+
+
+Curves = dict[str, dict[int, Sequence[float]]]  # a method's numbers, one a seed, by labelled images of each class
+
+
+def by_shots(curves: Curves, shots: int) -> Figure:
+    """Balanced accuracy of four classes, in %: curves by shots, and beside them every seed at one number of ``shots``."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2), sharey=True)
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.15, wspace=0.06)  # for a slider; a constrained layout takes 40 ms
+    _bands(left, curves, level=25)
+    left.axvline(list(next(iter(curves.values()))).index(shots), color=GREY, lw=1, ls=":")
+    left.set(ylabel="balanced accuracy, %")
+    left.legend(frameon=False, fontsize=9)
+    for column, (name, points) in enumerate(curves.items()):
+        values, colour = np.array(points[shots]), COLOURS.get(name, GREY)
+        right.plot([column] * len(values), values, "o", color=colour, alpha=0.6)
+        right.plot([column - 0.3, column + 0.3], [values.mean()] * 2, color=colour, lw=2)
+    right.axhline(25, color=GREY, lw=1, ls=":")
+    right.set_xticks(range(len(curves)), [name.replace(" ", "\n") for name in curves], fontsize=9)
+    right.set(title=f"{shots} {'image' if shots == 1 else 'images'} of each class", xlim=(-0.6, len(curves) - 0.4))
+    return figure
+
+
+def gains(panels: dict[str, Curves]) -> Figure:
+    """Points above full fine-tuning (the line at zero) by shots: a panel a backbone, all on one scale."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.9), sharey=True, squeeze=False, layout="constrained")
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        _bands(axis, curves, level=0)
+        axis.set_title(title, fontsize=11)
+    axes[0, 0].set(ylabel="points above full fine-tuning")
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _bands(axis: Axes, curves: Curves, level: float) -> None:
+    """A line a method at the mean, and a light band from the lowest to the highest seed; ``level`` is what to compare with."""
+    for name, points in curves.items():
+        low, mean, high = zip(*((min(values), np.mean(values), max(values)) for values in points.values()), strict=True)
+        axis.plot(mean, "o-", color=COLOURS.get(name, GREY), label=name, lw=2)
+        axis.fill_between(range(len(points)), low, high, color=COLOURS.get(name, GREY), alpha=0.15, lw=0)
+    axis.axhline(level, color=GREY, lw=1, ls=":")
+    axis.set_xticks(range(len(points)), list(points))
+    axis.set(xlabel="labelled images of each class")

@@ -77,3 +77,21 @@ def test_seeds_shows_every_one():
 def test_adapter_drawing_at_the_ends_of_its_sliders(kernel, compression):
     count = counting.adapter_parameters(64, 64, kernel_size=kernel, compression=compression)
     assert any(f"{count:,} parameters" in text for text in texts(plots.adapter_drawing(64, 64, kernel, compression, size=56)))
+
+
+@pytest.mark.parametrize("shots", [1, 8])
+def test_by_shots_at_the_ends_of_its_slider(shots):
+    probe = {1: [40.0, 50.0], 2: [50.0, 60.0], 4: [60.0, 60.0], 8: [70.0, 80.0]}
+    figure = plots.by_shots({"Linear probe": probe, "Prompts": probe}, shots)
+    left, right = figure.axes
+    assert left.lines[0].get_ydata().tolist() == [45, 55, 60, 75]
+    assert left.collections[0].get_paths()[0].get_extents().intervaly.tolist() == [40, 80]  # lowest and highest seed
+    assert right.lines[0].get_ydata().tolist() == probe[shots]
+    assert f"{shots} image{'s' if shots > 1 else ''} of each class" in texts(figure)
+
+
+def test_gains_share_one_scale():
+    figure = plots.gains({"ours": {"Prompts": {1: [-5.0, 5.0]}}, "the paper": {"Prompts": {1: [11.07], 8: [-2.62]}}})
+    assert {axis.get_title() for axis in figure.axes} == {"ours", "the paper"}
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [11.07, -2.62]
