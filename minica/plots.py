@@ -240,26 +240,27 @@ def seeds(found: dict[str, list[dict]]) -> Figure:
 
 
 def costs(methods: dict[str, dict], paper: dict[str, tuple[float, float]] | None = None) -> Figure:
-    """Memory and time of a training step, a bar a method: records of the benchmark (:mod:`benchmarks`), a cell's ``methods``.
+    """Memory and time of a training step, a bar a method: the ``methods`` of one record of ``python -m benchmarks``.
 
-    The whisker spans the rounds.  A diamond stands where ``paper`` has a method: its (memory, time) as shares of the first
-    method's, full fine-tuning.
+    The whisker spans the rounds; the number is the share of the first method, full fine-tuning, in the same round.  A diamond
+    stands where ``paper`` has a method's (memory, time), as such shares.
     """
     shown = {name: entry for name, entry in methods.items() if "refused" not in entry}
-    figure, axes = plt.subplots(1, 2, figsize=(10, 0.9 + 0.38 * len(shown)), sharey=True)
-    figure.subplots_adjust(left=0.25, right=0.97, bottom=0.2, wspace=0.12)  # for sliders; a constrained layout takes 40 ms
-    kept = [[entry["activations"] / 1e6] for entry in shown.values()]
-    steps = [sorted(entry["step"]) for entry in shown.values()]
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.36 * len(shown)), sharey=True)
+    figure.subplots_adjust(left=0.29, right=0.97, bottom=0.2, wspace=0.12)  # for sliders; a constrained layout takes 40 ms
+    kept = np.array([[entry["activations"] / 1e6] for entry in shown.values()])
+    steps = np.array([entry["step"] for entry in shown.values()])
     for number, (axis, values, unit) in enumerate(zip(axes, (kept, steps), ("MB kept for backward", "ms a step"), strict=True)):
-        middle = np.array([np.median(value) for value in values])
-        reach = np.abs(np.array([(value[0], value[-1]) for value in values]).T - middle)
+        middle, ends = np.median(values, 1), values.max(1)
         colours = [COLOURS.get(name.partition(",")[0], GREY) for name in shown]
-        axis.barh(range(len(shown)), middle, xerr=reach, color=colours, ecolor="black")
-        for row, value in enumerate(middle):
-            axis.text(value + reach[1, row], row, f"  {value / middle[0]:.2f}", va="center", fontsize=9)
+        axis.barh(range(len(shown)), middle, xerr=(middle - values.min(1), ends - middle), color=colours, ecolor="black")
         for name, shares in (paper or {}).items():
-            axis.plot(shares[number] * middle[0], list(shown).index(name), "D", color="white", markeredgecolor="black")
-        axis.set(xlabel=unit, xlim=(0, 1.2 * max(middle + reach[1])))
+            row = list(shown).index(name)
+            axis.plot(shares[number] * middle[0], row, "D", color="white", markeredgecolor="black")
+            ends[row] = max(ends[row], 1.03 * shares[number] * middle[0])
+        for row, share in enumerate(np.median(values / values[0], 1)):
+            axis.text(ends[row], row, f"  {share:.2f}", va="center", fontsize=9)
+        axis.set(xlabel=unit, xlim=(0, 1.2 * max(ends)))
     axes[0].set_yticks(range(len(shown)), list(shown))
     axes[0].invert_yaxis()
     return figure
