@@ -23,7 +23,7 @@ from .tracing import blank_image
 
 SIZES = (64, 96, 128, 192, None)  # the smallest image that a network accepts is enough to check it; None is its own
 NUMERIC_LIMIT = 30_000_000  # above so many parameters only shapes, counts and keys are checked
-PATIENCE = 300  # seconds for one architecture
+PATIENCE = 600  # seconds for one architecture
 
 
 def examine(architecture: str) -> dict:
@@ -55,7 +55,8 @@ def examine(architecture: str) -> dict:
             except UnsupportedScheme:
                 pass
         parts = plain_anatomy(model)
-        kinds, inside = Counter(part.kind for part in parts), tuple(f"{part.name}." for part in parts)
+        kinds = Counter(part.kind for part in parts)
+        inside = tuple(f"{part.name}." for part in parts if part.kind != "stage")
         row |= dict(covered=sum(f"{name}.".startswith(inside) for name in spatial))
         row |= dict(units=kinds["unit"], blocks=kinds["block"], schemes=schemes)
         row |= dict(verdict="adapted" if len(schemes) == len(SCHEMES) else "units only", reason="")
@@ -93,18 +94,39 @@ def _check(model: nn.Module, scheme: str, images: torch.Tensor | None, before: t
     if images is not None:
         with torch.no_grad():
             found["identity"] = torch.equal(model(images), before)
-        for adapter in adapters(model).values():
-            adapter.reset_parameters("torch")  # its biases keep dead maps of random networks alive
-        F.cross_entropy(model.train()(images), torch.tensor([0, 1])).backward()
-        grads = [weight.grad for adapter in adapters(model).values() for weight in adapter.parameters()]
-        found["gradients"] = all(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in grads)
-    model.eval()
+        found["gradients"] = _all_learn(model, images)
     return found
 
 
+def _all_learn(model: nn.Module, images: torch.Tensor) -> bool:
+    """Whether one backward pass gives every adapter tensor a finite, non-zero gradient.
+
+    An adapter that learns nothing is drawn again, for a bottleneck of one channel, as pruned networks have, can be dead by
+    chance; PyTorch's own initialisation, because its biases keep dead maps of random networks alive.
+    """
+    torch.manual_seed(0)
+    attached = dead = list(adapters(model).values())
+    for _ in range(10):
+        for adapter in dead:
+            adapter.reset_parameters("torch")
+        model.zero_grad()
+        F.cross_entropy(model.train()(images), torch.tensor([0, 1])).backward()
+        grads = {adapter: [weight.grad for weight in adapter.parameters()] for adapter in attached}
+        dead = [a for a in attached if not all(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in grads[a])]
+        if not dead:
+            break
+    model.eval()
+    return not dead
+
+
 def _accepted(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two random images of the smallest size that the network runs on, and its output for them."""
-    for size in SIZES:
+    """Two random images of the smallest size that the network runs on, and its output for them.
+
+    On maps of one pixel the order of additions, and with it the last bit, depends on how a tensor lies in memory.
+    """
+    info = getattr(model, "feature_info", None) or [{}]
+    least = 2 * info[-1].get("reduction", 32)
+    for size in [size for size in SIZES if size is None or size >= least]:
         blank = blank_image(model, size)
         images = torch.randn(2, *blank.shape[1:], generator=torch.Generator().manual_seed(0))
         try:
@@ -144,12 +166,35 @@ def survey(architectures: Iterable[str] | None = None, folder: Path = RESULTS) -
     return found
 
 
+VERDICTS = ("adapted", "units only", "refused", "failed")
+
+
 def summary(rows: list[dict]) -> str:
-    """Verdicts by family, as Markdown."""
-    verdicts = ("adapted", "units only", "refused", "failed")
-    lines = ["| family | architectures | " + " | ".join(verdicts) + " |", "|---|---|" + "---|" * len(verdicts)]
+    """Verdicts by family, and the share of spatial convolutions that adapters cover where there are any, as Markdown."""
+    lines = [
+        "| family | architectures | " + " | ".join(VERDICTS) + " | convolutions covered |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for family in [*sorted({row["family"] for row in rows}), "all"]:
         members = [row for row in rows if family in (row["family"], "all")]
         counts = Counter(row["verdict"] for row in members)
-        lines.append(f"| {family} | {len(members)} | " + " | ".join(str(counts[verdict]) for verdict in verdicts) + " |")
+        adapted = [row for row in members if "covered" in row]
+        share = f"{sum(r['covered'] for r in adapted) / sum(r['convolutions'] for r in adapted):.0%}" if adapted else ""
+        lines.append(f"| {family} | {len(members)} | {' | '.join(str(counts[v]) for v in VERDICTS)} | {share} |")
+    return "\n".join(lines)
+
+
+def overview(rows: list[dict]) -> str:
+    """What came of the whole registry, in four lines of Markdown."""
+    meanings = (
+        "adapted in all four schemes",
+        "no residual block of feature maps: the two convolution schemes",
+        "refused: no block with a spatial convolution",
+        "failed",
+    )
+    lines = [f"| of {len(rows):,} architectures in {len({row['family'] for row in rows})} families | number | families |"]
+    lines.append("|---|---|---|")
+    for verdict, meaning in zip(VERDICTS, meanings, strict=True):
+        families = [row["family"] for row in rows if row["verdict"] == verdict]
+        lines.append(f"| {meaning} | {len(families)} | {', '.join(name for name, _ in Counter(families).most_common(6))} |")
     return "\n".join(lines)
