@@ -336,7 +336,7 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
     metric = plan.metric.replace("_", " ")
     lines = [
         "| task | backbone | method | tried | chosen | trained parameters "
-        f"| test {metric} (%): mean ± standard deviation of {len(plan.seeds)} seeds | 95 % interval of one run |",
+        f"| test {metric} (%): mean ± standard deviation over seeds ({len(plan.seeds)}) | 95 % interval of one run |",
         "|" + "---|" * 8,
     ]
     for cell in plan.cells:
@@ -353,7 +353,7 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
         row += [f"{finals[0]['trainable']:,}", spread_text(scores, digits=1)]
         lines.append(f"| {' | '.join(row)} | {_interval(finals, plan.metric)} |")
     failures = Counter(record["error"] for record in found.values() if "error" in record)
-    return "\n".join([*lines, *(f"Failed, {number} trials: {error}" for error, number in failures.most_common())])
+    return "\n".join([*lines, *(f"Failed ({number}): {error}" for error, number in failures.most_common())])
 
 
 def _interval(finals: list[dict], metric: str) -> str:

@@ -128,8 +128,8 @@ def test_a_failed_trial_stops_nothing_and_is_listed(tmp_path, capsys):
     row, lacking = table(shown)[2:]
     assert "train_size 32 |" in row and "| lr 0.01 |" in row, "a run that diverged was tried and has lost"
     assert "train_size 5000 |" in lacking and lacking.endswith("| - | - | - | - |")
-    assert "Failed, 2 trials: ValueError: train_size must be between 1 and 1574" in shown
-    assert "Failed, 1 trials: TrainingDiverged: " in shown
+    assert "Failed (2): ValueError: train_size must be between 1 and 1574" in shown
+    assert "Failed (1): TrainingDiverged: " in shown
     assert len(experiments.trials(folder)) == 5  # and no final run of a cell that is not tuned to the end
 
     before = written(folder)
@@ -150,7 +150,7 @@ def test_a_failed_trial_stops_nothing_and_is_listed(tmp_path, capsys):
 def test_the_command_says_that_something_is_missing(tmp_path):
     (tmp_path / "two.toml").write_text(TWO_TASKS.replace("[32, 5000]", "5000"))
     done = subprocess.run(command(tmp_path / "two.toml", tmp_path / "records"), capture_output=True, text=True)
-    assert done.returncode == 1 and "Failed, 2 trials: ValueError" in done.stdout
+    assert done.returncode == 1 and "Failed (2): ValueError" in done.stdout
 
 
 # The config -----------------------------------------------------------------------------------------------------------
