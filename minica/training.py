@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
+from .caching import cache_prefix, channels_last
 from .checkpoints import trained_state
 from .freezing import frozen_statistics
 
@@ -54,6 +55,7 @@ def fit(
     precision: str = "no",
     device: str | torch.device | None = None,
     workers: int = 0,
+    cache: bool = False,
     progress: bool = True,
 ) -> list[dict]:
     """Train, in place and with cross-entropy, what requires a gradient in ``model``; it comes back in eval mode.
@@ -73,6 +75,8 @@ def fit(
         precision: ``"no"`` (float32), or autocast to ``"bf16"`` or, on a GPU, ``"fp16"``.
         device: CUDA if there is one, else the CPU.  ``"mps"`` is used on request only.
         workers: loader processes, started anew in each epoch so that their augmentation can be repeated.
+        cache: run the frozen prefix (:mod:`minica.caching`) once for each image and keep its output in memory.  The numbers
+            are those of a run without, within float tolerance; what is augmented is refused.
 
     Returns:
         One record an epoch: ``epoch`` (from 1), ``lr`` of its last step, ``train_loss``, ``seconds`` of training alone
@@ -95,12 +99,20 @@ def fit(
         if batch_size % processes:
             raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}.")
         model.to(accelerator.device)
+        seen, skipping = train, nullcontext()
+        if cache:
+            loaders = [_loader(train, batch_size, workers), *([] if val_loader is None else [val_loader])]
+            with accelerator.autocast():
+                kept, skipping = cache_prefix(model, loaders)
+            if kept:
+                seen, workers = kept[0], 0
+                val_loader = None if val_loader is None else _loader(kept[1], batch_size, workers)
         order = torch.Generator()
         loader, val_loader, optimizer = accelerator.prepare(
             DataLoader(
-                train,
+                seen,
                 batch_size // processes,
-                sampler=RandomSampler(train, generator=order),
+                sampler=RandomSampler(seen, generator=order),
                 num_workers=workers,
                 pin_memory=accelerator.device.type == "cuda",
                 drop_last=True,
@@ -113,6 +125,7 @@ def fit(
             run = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "warmup": warmup}
             run |= {"seed": seed, "precision": precision, "validation": val is not None, **_identity(model, train)}
             history = _resume(folder, run, model, optimizer, accelerator.scaler)
+        end.enter_context(skipping)
         net = DistributedDataParallel(model) if processes > 1 else model  # averages gradients over the processes
         steps, done = epochs * len(loader), len(history) * len(loader)
 
@@ -132,7 +145,7 @@ def fit(
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                     with accelerator.autocast():
-                        logits = net(images.contiguous(memory_format=torch.channels_last))
+                        logits = net(channels_last(images))
                     _check_labels(labels, logits.shape[1])
                     loss = F.cross_entropy(logits.float(), labels)
                     average = accelerator.reduce(loss.detach(), "mean").item()  # so that all processes stop together
@@ -265,7 +278,7 @@ def _collect(
     try:
         for images, labels in batches:
             with autocast():
-                logits = model(images.contiguous(memory_format=torch.channels_last))
+                logits = model(channels_last(images))
             logits, labels = gather((logits.float(), labels))
             _check_labels(labels, logits.shape[1])
             rows.append((logits.cpu(), labels.cpu()))
