@@ -47,15 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     args.out.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(cells, 1):
-        if recorded([cell], args.name, args.out):
-            continue
-        print(f"{number}/{len(cells)}: {describe(cell)}", flush=True)
-        write_records(args.out / f"{args.name}.json", [*records(args.name, args.out), measure(cell)])
-    text = table(records(args.name, args.out))
-    write_atomically({args.out / f"{args.name}.md": text.encode()})
+        if not recorded([cell], args.name, args.out):
+            print(f"{number}/{len(cells)}: {describe(cell)}", flush=True)
+            write_records(args.out / f"{args.name}.json", [*records(args.name, args.out), measure(cell)])
+        text = table(records(args.name, args.out))
+        write_atomically({args.out / f"{args.name}.md": text.encode()})
     print(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed; install the benchmark's extra: pip install 'minica[bench]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
