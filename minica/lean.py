@@ -50,8 +50,8 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     Args:
         model: any network, usually prepared by :func:`minica.adapt` or :func:`minica.tune` and on the device that it will
             train on.
-        checkpoint: let timm checkpoint the stages as well (``set_grad_checkpointing``), at about a third more time.  It saves most
-            where activations are smooth (ConvNeXt); in ResNets it needs more memory than the lean form alone.
+        checkpoint: let timm checkpoint the stages as well (``set_grad_checkpointing``), for about a third more time.  It saves
+            most where activations are smooth (ConvNeXt); in ResNets it needs more memory than the lean form alone.
 
     Returns:
         The same model.

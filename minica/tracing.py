@@ -147,6 +147,10 @@ class _Recorder(TorchFunctionMode):
 def trace(model: nn.Module) -> Trace:
     """Run a copy of ``model`` in evaluation mode on one blank image, on the meta device: shapes without arithmetic."""
     copied = skeleton(model).eval()
+    for module in copied.modules():  # hooks of the network's own modules are part of it, a user's are there for real images
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if not isinstance(getattr(hook, "__self__", None), nn.Module)]:
+                del hooks[key]
     recorder = _Recorder(copied)
     with torch.no_grad(), recorder:
         copied(blank_image(copied))
