@@ -190,7 +190,7 @@ class _FrozenLinear(torch.autograd.Function):
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
         bias_grad = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
-        return grad @ weight.to(grad.dtype), None, bias_grad
+        return F.linear(grad, weight.to(grad.dtype).t()), None, bias_grad
 
 
 def _autocast(x: Tensor) -> Tensor:
