@@ -3,8 +3,8 @@
 A frozen network needs no weight gradients, and most of what autograd keeps is there for those alone.  In its lean form every
 frozen layer keeps what the gradient of its *input* needs and nothing else:
 
-* a convolution or linear layer keeps nothing: its gradient needs the weight, and of the input only the shape
-  (pytorch/pytorch#133566 asks for this in PyTorch itself);
+* a convolution keeps nothing: its gradient needs the weight, and of the input only the shape (pytorch/pytorch#133566 asks for
+  this in PyTorch itself); nor does a linear layer, whose weight autocast would copy;
 * BatchNorm is folded into the convolution before it, where it alone takes that convolution's output: found by how the network
   runs, not by name;
 * an activation of the ReLU family keeps one bit an element; where a trained layer keeps the activation's output anyway, not
@@ -264,10 +264,13 @@ class LeanScaledStdConv2dSame(LeanConv, ScaledStdConv2dSame):
 
 
 class LeanLinear(Lean, nn.Linear):
+    """PyTorch keeps no input of a frozen linear layer either; but under autocast it keeps a copy of the weight."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
+        cast = _autocast(x)
+        if cast is x or not torch.is_grad_enabled():
             return super().forward(x)
-        return _FrozenLinear.apply(_autocast(x), self.weight, self.bias)
+        return _FrozenLinear.apply(cast, self.weight, self.bias)
 
 
 # ---------------------------------------------------------------- BatchNorm
