@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from minica import experiments, presets
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -12,6 +14,10 @@ METHODS = presets.QUICKSTART_METHODS | presets.PUBLISHED_START
 def quickstart(method: str) -> list[dict]:
     configs = [presets.quickstart("laptop", METHODS[method], seed) for seed in presets.quickstart_seeds("laptop", method)]
     return experiments.recorded(configs, "quickstart")
+
+
+def position(method: dict) -> list[dict]:
+    return [presets.position("laptop", method, seed) for seed in range(5)]
 
 
 def test_every_record_is_there():
@@ -31,6 +37,19 @@ def test_learning_rates_are_each_methods_best_on_validation():
         assert best["config"]["lr"] == method["lr"], method
 
 
+def test_learning_rates_are_chosen_on_validation_over_two_seeds():
+    def accuracy(method, lr, seed):
+        (record,) = experiments.recorded([presets.position("laptop", method, seed, lr=lr)], "position")
+        return record["val"]["accuracy"]
+
+    for method in (*presets.LOCALITY_METHODS.values(), *presets.SCHEME_METHODS.values()):
+        rates, finalists = (lrs[method["method"]] for lrs in (presets.POSITION_RATES, presets.POSITION_FINALISTS))
+        assert len(rates) == 3, "no method is tuned less than another"
+        (dropped,) = set(rates) - set(finalists)
+        assert accuracy(method, dropped, 0) <= min(accuracy(method, lr, 0) for lr in finalists), method
+        assert method["lr"] == max(finalists, key=lambda lr: accuracy(method, lr, 0) + accuracy(method, lr, 1)), method
+
+
 def test_the_claim():
     """Conv-Adapter beyond the linear probe's spread, within a point of full fine-tuning, under 5 % of its parameters."""
     probe, adapter, full = (quickstart(name) for name in presets.QUICKSTART_METHODS)
@@ -40,16 +59,39 @@ def test_the_claim():
     assert adapter[0]["trainable"] < 0.05 * full[0]["trainable"]
 
 
+def test_locality():
+    """Where place matters, k x k adapters are beyond the spread of 1 x 1 ones, at its rate or theirs; both beyond the probe."""
+    methods = presets.LOCALITY_METHODS | presets.SAME_RATE
+    found = {name: experiments.recorded(position(method), "position") for name, method in methods.items()}
+    assert {len(records) for records in found.values()} == {5}
+    low, _, high = experiments.spread(found["Adapters, k x k"])
+    assert low > max(experiments.spread(found[name])[2] for name in ("Adapters, 1 x 1", *presets.SAME_RATE))
+    assert experiments.spread(found["1 x 1, same rate"])[0] > experiments.spread(found["Linear probe"])[2]
+    assert experiments.spread(found["Full fine-tuning"])[0] > high, "and full fine-tuning is beyond them all"
+
+
+def test_the_schemes_have_about_equal_size():
+    sizes = [experiments.recorded(position(method), "position")[0]["trainable"] for method in presets.SCHEME_METHODS.values()]
+    assert min(sizes) > 0.8 * max(sizes)
+
+
 def test_the_readme_shows_the_records():
     (shown,) = re.findall(r"<!-- table: quickstart -->\n(.*?)\n<!-- end -->", README, re.S)
     assert shown == experiments.markdown_table({name: quickstart(name) for name in METHODS})
 
 
-def test_a_recorded_point_can_be_made_again():
+@pytest.mark.parametrize(
+    ("name", "configs"),
+    [
+        ("quickstart", [presets.quickstart("laptop", METHODS["Conv-Adapter"], seed) for seed in range(5)]),
+        *[("position", position(method)) for method in presets.SAME_RATE.values()],  # notebook 01
+        ("position", position(presets.SCHEME_METHODS["residual_parallel"])),  # notebook 03
+    ],
+)
+def test_a_recorded_point_can_be_made_again(name, configs):
     """One of the five seeds, trained anew: within their range, two points more at either side."""
-    config = presets.quickstart("laptop", METHODS["Conv-Adapter"], seed=0)
-    accuracy = experiments.run(config, progress=False)["test"]["accuracy"]
-    low, _, high = experiments.spread(quickstart("Conv-Adapter"))
+    accuracy = experiments.run(configs[0], progress=False)["test"]["accuracy"]
+    low, _, high = experiments.spread(experiments.recorded(configs, name))
     assert low - 0.02 <= accuracy <= high + 0.02
 
 
