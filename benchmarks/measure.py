@@ -198,5 +198,20 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+ADAPTERS = {"published": "Conv-Adapter, published form", "plain": "Conv-Adapter", "lean": "Conv-Adapter, lean"}
+
+
+def summary(records: list[dict]) -> str:
+    """The adapter's forms beside full fine-tuning, as Markdown: one line for each record."""
+    forms = " | ".join([*(f"kept, {form}" for form in ADAPTERS), *(f"step, {form}" for form in ADAPTERS)])
+    lines = [f"| backbone, precision, layout, images | kept, full | {forms} |", "|---" * (2 + 2 * len(ADAPTERS)) + "|"]
+    for record in records:
+        full = record["methods"][next(iter(METHODS))]["activations"]
+        kept = [f"{record['methods'][name]['activations'] / full:.2f}" for name in ADAPTERS.values()]
+        steps = [_spread(ratio(record, name, "step")) for name in ADAPTERS.values()]
+        lines.append(f"| {' | '.join([describe(record['config']), f'{full / 2**20:.0f} MiB', *kept, *steps])} |")
+    return "\n".join(lines)
+
+
 def _spread(found: tuple[float, float, float] | None) -> str:
     return "-" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*found)

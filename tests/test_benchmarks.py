@@ -8,9 +8,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
 
 from benchmarks.__main__ import main
-from benchmarks.measure import ratio, table
+from benchmarks.measure import ratio, summary, table
 from benchmarks.methods import METHODS
-from minica.experiments import records
+from minica.experiments import RESULTS, records
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,15 @@ def test_ratios_are_of_the_same_round():
     record = {"config": dict(backbone="b", precision="p", layout="l", batch=1, size=1), "methods": methods}
     assert ratio(record, "Linear probe", "step") == pytest.approx((0.3, 0.2, 0.5))
     assert "| Linear probe | 1 | 1.0 (1.000) | 0.30 (0.20 to 0.50) | 1.000 | - | - | - |" in table([record])
+
+
+def test_the_committed_table_is_of_the_committed_records():
+    for name in ("benchmark", "benchmark_grid"):
+        found = records(name)
+        assert found and all(record["config"]["rounds"] >= 3 for record in found)
+        assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == table(found)
+
+
+def test_the_readme_shows_the_records():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- table: benchmark -->\n{summary(records('benchmark'))}\n<!-- end -->" in readme
