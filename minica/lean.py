@@ -71,14 +71,15 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
         run = trace(model)
     except Exception:  # without a run of the network no BatchNorm is folded; all else needs no run
         run = Trace()
-    norms = foldable(model, run)
+    modules = dict(model.named_modules())
+    norms = {name: norm for name, norm in foldable(model, run).items() if _pads_with_numbers(modules[name])}
     kept = {call.received[0] for call in run.calls if call.received and _trains(call.module)}
     for name, module in model.named_modules():
         wear = WEAR.get(type(module))
         if wear is None:
             continue
         if isinstance(module, nn.Conv2d):
-            if not module.weight.requires_grad and not isinstance(module.padding, str) and module.padding_mode == "zeros":
+            if not module.weight.requires_grad and _pads_with_numbers(module):
                 module.__class__ = wear
                 module.prepare(norms.get(name))
         elif isinstance(module, nn.BatchNorm2d):
@@ -100,6 +101,11 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
 def _loaded(model: nn.Module, incompatible_keys) -> None:
     """What was folded was made from other weights."""
     plain(model)
+
+
+def _pads_with_numbers(conv: nn.Conv2d) -> bool:
+    """Others ("same", reflected) are left as they are, and so is a norm behind them."""
+    return not isinstance(conv.padding, str) and conv.padding_mode == "zeros"
 
 
 def _trains(module: nn.Module) -> bool:

@@ -115,6 +115,18 @@ def test_nothing_is_folded_that_somebody_sees(twice, hook):
         assert torch.allclose(*seen, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [dict(padding="same"), dict(padding=1, padding_mode="reflect")])
+def test_a_norm_behind_other_padding_stays(padding):
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 8, 3, **padding), nn.BatchNorm2d(8)
+    norm.running_mean.normal_()
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    model[:2].requires_grad_(False)
+    images = torch.randn(2, 3, 16, 16)
+    expected = model(images)
+    assert torch.allclose(minica.lean(model)(images), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", minica.METHODS)
 def test_every_method_trains_the_same(method):
     model, images = nets.net("bottleneck").double(), nets.images("bottleneck").double()
