@@ -164,7 +164,7 @@ def test_blocks_and_units_are_found_by_running(name, units, blocks):
     assert list(model.state_dict()) == keys
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_torchvision_resnets_are_adapted_like_timms(name):
     import torchvision
 
