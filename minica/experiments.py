@@ -32,7 +32,7 @@ from . import data
 from .backbones import create_backbone, normalization
 from .checkpoints import write_atomically
 from .profiling import count
-from .training import evaluate, fit
+from .training import fit, metrics, predict
 from .tuning import tune
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,7 +66,7 @@ def run(config: dict, progress: bool = True) -> dict:
 
     Its ``phase`` says on what: ``"tune"`` trains on train and is scored on val, ``"final"`` trains on train and val
     together and is scored on test; without one, a run trains on train and is scored on both.  Scored means once, after
-    the last epoch.
+    the last epoch.  With ``wrong`` set, each of the scores also lists which images were guessed wrong, by their index.
 
     Returns:
         A record: ``config``, ``trainable`` parameters, ``test`` and ``val`` metrics, the training loss by epoch,
@@ -79,10 +79,16 @@ def run(config: dict, progress: bool = True) -> dict:
     started = time.perf_counter()
     history = fit(model, getattr(task, train), progress=progress, **training_options(config))
     seconds = time.perf_counter() - started
+    scores = {}
+    for split in scored:
+        logits, labels = predict(model, getattr(task, split), workers=config.get("workers", 0))
+        scores[split] = metrics(logits, labels)
+        if config.get("wrong"):
+            scores[split]["wrong"] = (logits.argmax(1) != labels).nonzero().flatten().tolist()
     return {
         "config": config,
         "trainable": count(model, config["size"])["trainable"],
-        **{split: evaluate(model, getattr(task, split), workers=config.get("workers", 0)) for split in scored},
+        **scores,
         "train_loss": [round(epoch["train_loss"], 4) for epoch in history],
         "seconds": round(seconds, 1),
         "peak_memory": peak_memory(),

@@ -1,8 +1,8 @@
 """How is a whole grid run, with every method tuned alike, nothing run twice, and no kill that costs more than one trial?
 
-For every task, backbone and method of a config, each point of the method's grid trains on train and is scored on val.  The
-best (of equals, the first in the grid's order) then trains once a seed on train and val together and is scored on test.  A
-trial is one JSON file, written when it is complete and named by its configuration: the folder is all that a sweep knows, so
+For every task, backbone and method of a config, each point of the method's grid trains on train, once a tuning seed, and is
+scored on val.  The best (of equals, the first in the grid's order) then trains once a seed on train and val together and is
+scored on test.  A trial is one JSON file, written when it is complete and named by its configuration: the folder is all that a sweep knows, so
 starting it again goes on with what is not there.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 import tempfile
 import tomllib
 import warnings
@@ -35,12 +36,14 @@ NUMBERS = {  # key -> type, least value; those of GRID are lists of which all pa
     "warmup": (float, 0),
     "workers": (int, 0),
     "seeds": (int, 0),
+    "tuning_seeds": (int, 0),
     "lr": (float, 0),
     "weight_decay": (float, 0),
 }
 GRID = ("lr", "weight_decay")
-REQUIRED = ("backbones", "tasks", "methods", "seeds", "size", "epochs", "batch_size", *GRID)
-OPTIONAL = ("warmup", "workers", "cache", "metric")
+REQUIRED = ("backbones", "tasks", "methods", "seeds", "size", "epochs", "batch_size")
+SWITCHES = ("cache", "wrong")
+OPTIONAL = (*GRID, "warmup", "workers", "tuning_seeds", "metric", *SWITCHES)
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,14 @@ class Cell:
     backbone: str
     method: str  # what the config calls it
     grid: dict[str, list]  # what is tuned -> the values tried
-    points: list[dict]  # every combination of them, as a configuration of a tuning run
+    points: list[dict]  # every combination of them, as the configuration of a tuning run but for its seed
 
 
 @dataclass(frozen=True)
 class Plan:
     name: str
     seeds: list[int]
+    tuning_seeds: list[int]
     metric: str  # that chooses on val and is reported on test
     cells: list[Cell]
 
@@ -83,13 +87,14 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(f"{path} cannot be read as TOML: {getattr(error, 'strerror', None) or error}.") from error
     _check_keys(path, "", config, REQUIRED, OPTIONAL)
     recipe = {key: _numbers(path, key, config[key]) for key in config if key in NUMBERS}
-    for key in (*GRID, "seeds"):
-        recipe[key] = _list(recipe[key])
+    seeds = _list(recipe.pop("seeds"))
+    tuning_seeds = _list(recipe.pop("tuning_seeds", seeds[0]))
     metric = config.get("metric", "accuracy")
     if metric not in METRICS:
         raise ValueError(f"{path}: metric is {metric!r}; choose one of {', '.join(METRICS)}.")
-    if not isinstance(config.get("cache", False), bool):
-        raise ValueError(f"{path}: cache must be true or false, got {config['cache']!r}.")
+    for key in SWITCHES:
+        if not isinstance(config.get(key, False), bool):
+            raise ValueError(f"{path}: {key} must be true or false, got {config[key]!r}.")
     tasks, methods = _list(config["tasks"]), config["methods"]
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
@@ -99,7 +104,10 @@ def read_plan(path: str | os.PathLike) -> Plan:
     for name, method in methods.items():
         if "method" not in method:
             raise ValueError(f"{path}: [methods.{name}]: 'method' is missing, such as \"full\".")
-        own = {key: _list(_numbers(path, f"{key} in [methods.{name}]", method.get(key, recipe[key]))) for key in GRID}
+        for key in GRID:
+            if key not in method and key not in recipe:
+                raise ValueError(f"{path}: {key!r} is missing: give it once for all methods, or in [methods.{name}] too.")
+        own = {key: _list(_numbers(path, f"{key} in [methods.{name}]", method.get(key, recipe.get(key)))) for key in GRID}
         methods[name] = {**method, **own}
         pairs[name] = len(own["lr"]) * len(own["weight_decay"])
     if len(set(pairs.values())) > 1:
@@ -108,15 +116,15 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
     _rehearse(path, _list(config["backbones"]), methods)
 
-    fixed = {key: config[key] for key in config if key == "cache" or key in NUMBERS and key not in (*GRID, "seeds")}
+    fixed = {key: value for key, value in config.items() if key in SWITCHES or key in recipe and key not in GRID}
     cells = [
-        _cell(task, backbone, name, method, fixed | {"seed": recipe["seeds"][0]})
+        _cell(task, backbone, name, method, fixed)
         for table in tasks
         for task in _combinations(table)
         for backbone in _list(config["backbones"])
         for name, method in methods.items()
     ]
-    return Plan(path.stem, recipe["seeds"], metric, cells)
+    return Plan(path.stem, seeds, tuning_seeds, metric, cells)
 
 
 def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict) -> Cell:
@@ -150,7 +158,7 @@ def _check_keys(path: Path, place: str, given: dict, required, optional) -> None
 
 def _numbers(path: Path, key: str, given):
     kind, least = NUMBERS[key.split()[0]]
-    listed = key.split()[0] in (*GRID, "seeds")
+    listed = key.split()[0] in (*GRID, "seeds", "tuning_seeds")
     wanted = f"{'whole ' if kind is int else ''}number{'s' if listed else ''}"
     for value in _list(given) or [None]:
         right = isinstance(value, (int, kind)) and not isinstance(value, bool) and value >= least
@@ -177,30 +185,39 @@ def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict]) -> Non
 # ---------------------------------------------------------------- what is to be done
 
 
-def chosen(cell: Cell, found: dict[str, dict], metric: str) -> dict | None:
-    """The tuning record that is best on val; None while one is missing or has failed.
+def chosen(cell: Cell, found: dict[str, dict], plan: Plan) -> tuple[dict, float] | None:
+    """The point that is best on val, and its mean there over the tuning seeds; None while a run is missing or has failed.
 
-    A run that diverged was tried and has lost.  Any other failure says nothing about its point of the grid, and choosing
-    without it would tune the method less than the others.
+    A point with a run that diverged was tried and has lost.  Any other failure says nothing about its point of the grid, and
+    choosing without it would tune the method less than the others.
     """
-    records = [found.get(trial_key(point)) for point in cell.points]
-    if any(record is None or not record.get("error", "TrainingDiverged").startswith("TrainingDiverged") for record in records):
-        return None
-    return max((record for record in records if "error" not in record), key=lambda record: record["val"][metric], default=None)
+    scores = []
+    for point in cell.points:
+        records = [found.get(trial_key(run)) for run in _tuning_runs(point, plan)]
+        if any(record is None or not record.get("error", "TrainingDiverged").startswith("TrainingDiverged") for record in records):
+            return None
+        if not any("error" in record for record in records):
+            scores.append((point, statistics.mean(record["val"][plan.metric] for record in records)))
+    return max(scores, key=lambda pair: pair[1], default=None)
+
+
+def _tuning_runs(point: dict, plan: Plan) -> list[dict]:
+    return [point | {"seed": seed} for seed in plan.tuning_seeds]
 
 
 def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
     """The last runs of a cell, one a seed, each with how it was chosen; none before that is settled."""
-    best = chosen(cell, found, plan.metric)
+    best = chosen(cell, found, plan)
     if best is None:
         return []
-    selection = {"grid": cell.grid, "tried": len(cell.points), "metric": plan.metric, "val": best["val"][plan.metric]}
-    return [{"config": best["config"] | {"phase": "final", "seed": seed}, "selection": selection} for seed in plan.seeds]
+    tried = {"grid": cell.grid, "tried": len(cell.points), "seeds": plan.tuning_seeds}
+    selection = tried | {"metric": plan.metric, "val": best[1]}
+    return [{"config": best[0] | {"phase": "final", "seed": seed}, "selection": selection} for seed in plan.seeds]
 
 
 def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
     """What can be run now and has no record, by key: tuning runs, and the final ones of cells that are tuned."""
-    jobs = [{"config": point} for cell in plan.cells for point in cell.points]
+    jobs = [{"config": run} for cell in plan.cells for point in cell.points for run in _tuning_runs(point, plan)]
     jobs += [job for cell in plan.cells for job in final_jobs(cell, found, plan)]
     return {key: job for job in jobs if (key := trial_key(job["config"])) not in found}
 
@@ -340,7 +357,7 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
         "|" + "---|" * 8,
     ]
     for cell in plan.cells:
-        tried = sum(trial_key(point) in found for point in cell.points)
+        tried = sum(all(trial_key(run) in found for run in _tuning_runs(point, plan)) for point in cell.points)
         row = [cell.task, cell.backbone, cell.method, f"{tried} of {len(cell.points)}"]
         finals = _final_records(cell, found, plan)
         if len(finals) < len(plan.seeds):
