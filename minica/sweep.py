@@ -2,8 +2,8 @@
 
 For every task, backbone and method of a config, each point of the method's grid trains on train, once a tuning seed, and is
 scored on val.  The best (of equals, the first in the grid's order) then trains once a seed on train and val together and is
-scored on test.  A trial is one JSON file, written when it is complete and named by its configuration: the folder is all that a sweep knows, so
-starting it again goes on with what is not there.
+scored on test.  A trial is one JSON file, written when it is complete and named by its configuration: the folder is all that
+a sweep knows, so starting it again goes on with what is not there.
 """
 
 from __future__ import annotations
@@ -194,9 +194,10 @@ def chosen(cell: Cell, found: dict[str, dict], plan: Plan) -> tuple[dict, float]
     scores = []
     for point in cell.points:
         records = [found.get(trial_key(run)) for run in _tuning_runs(point, plan)]
-        if any(record is None or not record.get("error", "TrainingDiverged").startswith("TrainingDiverged") for record in records):
+        errors = ["not run yet" if record is None else record.get("error") for record in records]
+        if any(error and not error.startswith("TrainingDiverged") for error in errors):
             return None
-        if not any("error" in record for record in records):
+        if not any(errors):
             scores.append((point, statistics.mean(record["val"][plan.metric] for record in records)))
     return max(scores, key=lambda pair: pair[1], default=None)
 
