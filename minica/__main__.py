@@ -20,13 +20,17 @@ def _lab(args: argparse.Namespace) -> int:
 
 
 def _records(args: argparse.Namespace) -> int:
-    from .experiments import complete
+    from .experiments import RESULTS, complete
     from .presets import GRIDS
+    from .sweep import CONFIGS, RECORDED, sweep
 
-    for name in args.names or GRIDS:
-        if name not in GRIDS:
-            raise ValueError(f"unknown records {name!r}; choose among {', '.join(GRIDS)}.")
-        complete(name, GRIDS[name]())
+    if unknown := [name for name in args.names if name not in (*GRIDS, *RECORDED)]:
+        raise ValueError(f"unknown records {unknown[0]!r}; choose among {', '.join((*GRIDS, *RECORDED))}.")
+    for name in args.names or (*GRIDS, *RECORDED):
+        if name in GRIDS:
+            complete(name, GRIDS[name]())
+        else:
+            sweep(CONFIGS / f"{name}.toml", RESULTS / f"{name}.json")
     return 0
 
 
@@ -77,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser("sweep", help="tune every method of a config alike and test the best of each; it resumes")
     sweep.add_argument("config", metavar="CONFIG", help="a TOML file, such as configs/packaged.toml")
-    sweep.add_argument("--out", metavar="DIR", help="where its records are (default: build/sweeps/NAME)")
+    sweep.add_argument("--out", metavar="DIR", help="where its records are, or a .json file (default: build/sweeps/NAME)")
     sweep.add_argument("--ray", metavar="ADDRESS", help="run on Ray: local, auto or a cluster's address (default: in process)")
     sweep.add_argument("--jobs", type=int, metavar="N", help="on Ray, at most N trials at a time (default: as many as fit)")
     sweep.add_argument("--cpus", type=int, metavar="N", help="cores a trial (default: on Ray one, in process PyTorch's choice)")
@@ -111,8 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.work(args)
     except ModuleNotFoundError as error:
-        extra = "sweep" if error.name == "ray" else "course"
+        extra = {"ray": "sweep", "papermill": "course", "jupyterlab": "course"}.get(error.name)
         problem = f"{error.name} is not installed; install the extra it is in: pip install 'minica[{extra}]'"
+        if extra is None:  # what raised it says more than its name does, such as who needs it and what to install
+            problem = str(error)
     except (ValueError, OSError) as error:
         problem = str(error)
     except KeyboardInterrupt:

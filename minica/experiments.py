@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -166,6 +167,7 @@ def complete(name: str, configs: Iterable[dict], folder: Path = RESULTS) -> list
 
 def write_records(path: Path, found: list[dict]) -> None:
     """One record a line, so that a difference in version control shows which."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(record) for record in found)
     write_atomically({path: f"[\n{lines}\n]\n".encode()})
 
@@ -182,19 +184,20 @@ def _key(config: dict) -> str:
 
 
 # The records of a sweep lie in a folder, one file each: several may be written at once, and by a process that is killed.
+# Those that are committed are put together into one file, as above.
 
 
-def trials(folder: str | os.PathLike) -> dict[str, dict]:
-    """Every record below a folder by its configuration's :func:`trial_key`.
+def trials(place: str | os.PathLike) -> dict[str, dict]:
+    """Every record below a folder, or in one file, by its configuration's :func:`trial_key`.
 
     Raises:
-        ValueError: naming a file that is not a record.
+        ValueError: naming a file that holds no record.
     """
-    found = {}
-    for path in sorted(Path(folder).rglob("*.json")):
+    place, found = Path(place), {}
+    for path in sorted(place.rglob("*.json")) if place.is_dir() else [place] if place.exists() else []:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            found[trial_key(record["config"])] = record
+            held = json.loads(path.read_text(encoding="utf-8"))
+            found |= {trial_key(record["config"]): record for record in (held if isinstance(held, list) else [held])}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the record of a trial ({error}); move it elsewhere, and run it again.") from error
     return found
@@ -217,6 +220,26 @@ def spread(found: Iterable[dict], split: str = "test", metric: str = "accuracy")
     """(lowest, mean, highest) of a metric over records that differ in their seeds."""
     values = [record[split][metric] for record in found]
     return min(values), sum(values) / len(values), max(values)
+
+
+def bootstrap_interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
+    """95 % interval of a mean over test images ``values`` (N,), by drawing N of them with replacement, again and again.
+
+    A value may be an image's mean over several runs, or the difference of two methods' means: the runs stay, and what varies
+    is which images happened to be in the test.  (Percentile bootstrap, the same draws every time.)
+    """
+    often = np.random.RandomState(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
+    low, high = np.percentile(often @ values / len(values), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def rightness(found: Iterable[dict]) -> np.ndarray:
+    """How many of these runs were right about each test image ``(N,)``, from 0 to 1; of records that list the ``wrong``."""
+    found = list(found)
+    right = np.ones((len(found), found[0]["test"]["n"]))
+    for row, record in zip(right, found, strict=True):
+        row[record["test"]["wrong"]] = 0
+    return right.mean(0)
 
 
 def markdown_table(found: dict[str, list[dict]]) -> str:

@@ -22,12 +22,14 @@ from pathlib import Path
 import torch
 
 from .backbones import create_backbone
-from .experiments import LOADING, describe, run, trial_key, trials, where, write_trial
+from .experiments import LOADING, describe, run, trial_key, trials, where, write_records, write_trial
 from .tables import spread_text
 from .training import wilson_interval
 from .tuning import tune
 
 FOLDER = Path("build/sweeps")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+RECORDED = ("few_shot_solar_cells", "vtab_packaged", "solar_cells")  # the configs whose records are committed
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 NUMBERS = {  # key -> type, least value; those of GRID are lists of which all pairs are tried
     "size": (int, 1),
@@ -240,7 +242,7 @@ def sweep(
 
     Args:
         path: the config; see :func:`read_plan`.
-        folder: of the records, by default ``build/sweeps/<name of the config>``.
+        folder: of the records, by default ``build/sweeps/<name of the config>``; or a file, ``records.json``, for all of them.
         ray: None runs trial by trial in this process; ``"local"`` on Ray over this machine's cores and GPUs, or the address
             of a cluster (``"auto"``: the one this machine belongs to), whose machines need this package and the data.
         jobs: at most so many trials at a time on Ray.
@@ -258,8 +260,12 @@ def sweep(
     print(f"{plan.name}: {len(plan.cells)} cells, {len(found)} trials recorded in {folder}, {len(todo)} to run now", flush=True)
 
     def finished(record: dict) -> None:
-        key = write_trial(folder, record)
+        key = trial_key(record["config"])
         found[key] = record
+        if folder.suffix == ".json":
+            write_records(folder, [*found.values()])
+        else:
+            write_trial(folder, record)
         todo.pop(key)
         score = record.get("error") or ", ".join(
             f"{split} {plan.metric} {record[split][plan.metric]:.1%}" for split in ("val", "test") if split in record
@@ -275,7 +281,7 @@ def sweep(
             raise RuntimeError(f"{len(todo)} trials ended without a word; start the sweep again, and it goes on with them.")
         todo = pending(plan, found)
     print(sweep_table(plan, found))
-    return all(len(_final_records(cell, found, plan)) == len(plan.seeds) for cell in plan.cells)
+    return all(len(final_records(cell, found, plan)) == len(plan.seeds) for cell in plan.cells)
 
 
 def trial(job: dict, cpus: int | None) -> dict:
@@ -344,7 +350,8 @@ def _ray_trial(config: dict) -> dict:
 # ---------------------------------------------------------------- what came out
 
 
-def _final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
+def final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
+    """The final runs of a cell among the records found by :func:`~minica.experiments.trials`, one a seed."""
     records = [found.get(trial_key(job["config"])) for job in final_jobs(cell, found, plan)]
     return [record for record in records if record is not None and "error" not in record]
 
@@ -360,7 +367,7 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
     for cell in plan.cells:
         tried = sum(all(trial_key(run) in found for run in _tuning_runs(point, plan)) for point in cell.points)
         row = [cell.task, cell.backbone, cell.method, f"{tried} of {len(cell.points)}"]
-        finals = _final_records(cell, found, plan)
+        finals = final_records(cell, found, plan)
         if len(finals) < len(plan.seeds):
             lines.append(f"| {' | '.join(row)} | - | - | - | - |")
             continue

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minica import experiments, presets
@@ -104,3 +105,13 @@ def test_records_are_resumed_and_kept(tmp_path):
     assert [record["config"]["seed"] for record in both] == [0, 1]
     assert (tmp_path / "trial.json").read_text().startswith(before.rstrip("\n]"))
     assert first["test"]["n"] == 656 and 0 < first["test"]["accuracy"] < 1
+
+
+def test_a_bootstrap_interval():
+    values = np.repeat([0.0, 1.0], (20, 180))  # 90 % of 200 images: a standard error of 2.12 points
+    low, high = experiments.bootstrap_interval(values)
+    assert (low, high) == pytest.approx((0.9 - 1.96 * 0.0212, 0.9 + 1.96 * 0.0212), abs=0.006)
+    assert experiments.bootstrap_interval(values) == (low, high)
+    assert experiments.bootstrap_interval(np.full(50, 0.5)) == (0.5, 0.5)
+    runs = [{"test": {"n": 4, "wrong": [0]}}, {"test": {"n": 4, "wrong": [0, 3]}}]
+    assert experiments.rightness(runs).tolist() == [0, 1, 1, 0.5]

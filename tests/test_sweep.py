@@ -158,7 +158,15 @@ def test_the_command_says_that_something_is_missing(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "cells", "points", "finals"),
-    [("packaged", 3, 16, 9), ("table01", 184, 10580, 920), ("table02", 460, 23000, 2300), ("table03", 120, 7200, 360)],
+    [
+        ("packaged", 3, 16, 9),
+        ("solar_cells", 2, 6, 10),
+        ("few_shot_solar_cells", 16, 48, 128),
+        ("vtab_packaged", 20, 60, 100),
+        ("table01", 184, 10580, 920),
+        ("table02", 460, 23000, 2300),
+        ("table03", 120, 7200, 360),
+    ],
 )
 def test_our_configs(name, cells, points, finals, monkeypatch):
     if name != "packaged":  # building each network takes long, and other tests do it
@@ -166,9 +174,9 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
     plan = read_plan(CONFIGS / f"{name}.toml")
     assert (len(plan.cells), sum(len(cell.points) for cell in plan.cells)) == (cells, points)
     assert len(plan.cells) * len(plan.seeds) == finals
-    if points > 16:
-        said = re.search(r"# ([\d,]+) tuning runs and ([\d,]+) final ones", (CONFIGS / f"{name}.toml").read_text()).groups()
-        assert [int(number.replace(",", "")) for number in said] == [points, finals]
+    if said := re.search(r"# ([\d,]+) tuning runs and ([\d,]+) final ones", (CONFIGS / f"{name}.toml").read_text()):
+        assert [int(number.replace(",", "")) for number in said.groups()] == [points * len(plan.tuning_seeds), finals]
+    if name.startswith("table"):
         for cell in plan.cells:  # Table 8
             assert cell.grid["lr"] == [1e-3, 5e-4, 1e-4, 5e-5, 1e-5] and cell.grid["weight_decay"] == [1e-2, 1e-3, 1e-4, 0]
             assert all((point["epochs"], point["warmup"]) == (100, 0.1) for point in cell.points)
@@ -185,7 +193,10 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         ("seeds = [1]", "seeds = []", "'seeds' is missing"),
         ("seeds = [1]", "seeds = [1]\nmetric = 'loss'", "metric is 'loss'; choose one of accuracy, balanced_"),
         ("seeds = [1]", "seeds = [1]\ncache = 'yes'", "cache must be true or false, got 'yes'"),
+        ("seeds = [1]", "seeds = [1]\nwrong = 1", "wrong must be true or false, got 1"),
+        ("seeds = [1]", "seeds = [1]\ntuning_seeds = [0, -1]", r"tuning_seeds must be whole numbers from 0, got \[0, -1\]"),
         ("lr = [1e-2, 1e37]", "lr = [1e-2, -1]", "lr must be numbers from 0"),
+        ("lr = [1e-2, 1e37]", "", r"'lr' is missing: give it once for all methods, or in \[methods.LP\] too"),
         ("train_size", "trainsize", r"\[\[tasks\]\]: unknown key 'trainsize'; the keys are data, task, train_size"),
         ("data =", "task =", "cannot be read as TOML"),
         ("size = 32", "size = 32 pixels", "cannot be read as TOML"),
@@ -225,6 +236,29 @@ def test_a_cached_sweep(tmp_path):
     for one, other in zip(plain, cached, strict=True):
         assert other["config"] == one["config"] | {"cache": True}
         assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-3)
+
+
+def test_tuned_over_two_seeds_into_one_file(tmp_path, capsys):
+    """The choice is the best mean over the tuning seeds; a point with a run that diverged has lost."""
+    text = TWO_TASKS.replace("[32, 5000]", "32").replace("seeds = [1]", "seeds = [4]\ntuning_seeds = [2, 3]\nwrong = true")
+    (tmp_path / "two.toml").write_text(text.replace("lr = [1e-2, 1e37]", "lr = [1e-2, 1e-3, 1e37]"))
+    assert sweep(tmp_path / "two.toml", tmp_path / "new" / "records.json")
+    assert "| 3 of 3 | lr " in capsys.readouterr().out
+    records = experiments.trials(tmp_path / "new" / "records.json")
+    assert [*records.values()] == json.loads((tmp_path / "new" / "records.json").read_text()) and len(records) == 7
+    means = {}
+    for record in records.values():
+        if "val" in record:
+            means.setdefault(record["config"]["lr"], []).append(record["val"]["accuracy"])
+    (final,) = (record for record in records.values() if "test" in record)
+    best = max(means, key=lambda lr: sum(means[lr]))
+    assert all(len(scores) == 2 for scores in means.values()) and 1e37 not in means
+    assert final["config"]["lr"] == best and final["config"]["seed"] == 4
+    assert final["selection"]["seeds"] == [2, 3]
+    assert final["selection"]["val"] == pytest.approx(sum(means[best]) / 2, abs=1e-12)
+    assert final["test"]["accuracy"] == pytest.approx(1 - len(final["test"]["wrong"]) / final["test"]["n"])
+    assert sweep(tmp_path / "two.toml", tmp_path / "new" / "records.json")
+    assert "7 trials recorded" in (shown := capsys.readouterr().out) and "0 to run now" in shown
 
 
 def test_no_config_and_a_strange_record(tmp_path):
