@@ -29,6 +29,7 @@ from .tuning import train_norms, tune
 if TYPE_CHECKING:
     from .data import Task
 
+ADAPTERS = Path(__file__).parent / "adapters"  # shipped ones, a folder each
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1
 

@@ -50,7 +50,8 @@ def prepare(config: dict) -> tuple[torch.nn.Module, data.Task]:
     options = {key: config[key] for key in LOADING if key in config}
     if "shots" in config:
         options["seed"] = config["seed"]  # every seed draws its own shots
-    task = data.load(config["data"], **options, **normalization(config["backbone"]))
+    published = config.get("normalization") == "imagenet"  # what the published code does, whatever the backbone expects
+    task = data.load(config["data"], **options, **(data.IMAGENET if published else normalization(config["backbone"])))
     torch.manual_seed(config["seed"])  # the new head's and the adapters' initial weights
     model = create_backbone(config["backbone"], num_classes=len(task.classes))
     framed = {"image_size": config["size"]} if config["method"] == "prompt" else {}
@@ -111,7 +112,7 @@ def peak_memory() -> int:
 def where() -> dict:
     """Git revision, package versions and hardware of this process."""
     versions = {}
-    for name in ("torch", "torchvision", "timm", "accelerate"):
+    for name in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -130,7 +131,7 @@ def _processor() -> str:
 
 def _revision() -> str | None:
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

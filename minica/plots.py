@@ -15,7 +15,13 @@ from .counting import adapter_macs, adapter_parameters, bottleneck_width
 from .schemes import SCHEMES
 
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = {"Linear probe": "#56B4E9", "Prompts": "#CC79A7", "Conv-Adapter": "#D55E00", "Full fine-tuning": "#009E73"}
+COLOURS = {
+    "Linear probe": "#56B4E9",
+    "Prompts": "#CC79A7",
+    "Biases": "#E69F00",
+    "Conv-Adapter": "#D55E00",
+    "Full fine-tuning": "#009E73",
+}
 GREY = "#666666"
 if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modules:
     # Photographs as PNG make a notebook too large to open on a phone.
@@ -25,8 +31,8 @@ if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modul
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
 
 
-def photos(images: Tensor, titles: Sequence[str], columns: int = 6, colours: Sequence[str] | None = None) -> Figure:
-    """A grid of uint8 images (N, 1 | 3, H, W), each under its title."""
+def photos(images: Sequence[Tensor], titles: Sequence[str], columns: int = 6, colours: Sequence[str] | None = None) -> Figure:
+    """A grid of uint8 images (1 | 3, H, W), in a tensor or a list, each under its title."""
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat:
@@ -269,19 +275,19 @@ def costs(methods: dict[str, dict], paper: dict[str, tuple[float, float]] | None
 Curves = dict[str, dict[int, Sequence[float]]]  # a method's numbers, one a seed, by labelled images of each class
 
 
-def by_shots(curves: Curves, shots: int) -> Figure:
-    """Balanced accuracy of four classes, in %: curves by shots, and beside them every seed at one number of ``shots``."""
+def by_shots(curves: Curves, shots: int, guessing: float, metric: str) -> Figure:
+    """A metric in %: curves by shots, and beside them every seed at one number of ``shots``; dotted is what guessing gives."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2), sharey=True)
     figure.subplots_adjust(left=0.08, right=0.99, bottom=0.15, wspace=0.06)  # for a slider; a constrained layout takes 40 ms
-    _bands(left, curves, level=25)
+    _bands(left, curves, level=guessing)
     left.axvline(list(next(iter(curves.values()))).index(shots), color=GREY, lw=1, ls=":")
-    left.set(ylabel="balanced accuracy, %")
+    left.set(ylabel=f"{metric}, %")
     left.legend(frameon=False, fontsize=9)
     for column, (name, points) in enumerate(curves.items()):
         values, colour = np.array(points[shots]), COLOURS.get(name, GREY)
         right.plot([column] * len(values), values, "o", color=colour, alpha=0.6)
         right.plot([column - 0.3, column + 0.3], [values.mean()] * 2, color=colour, lw=2)
-    right.axhline(25, color=GREY, lw=1, ls=":")
+    right.axhline(guessing, color=GREY, lw=1, ls=":")
     right.set_xticks(range(len(curves)), [name.replace(" ", "\n") for name in curves], fontsize=9)
     right.set(title=f"{shots} {'image' if shots == 1 else 'images'} of each class", xlim=(-0.6, len(curves) - 0.4))
     return figure
@@ -307,3 +313,42 @@ def _bands(axis: Axes, curves: Curves, level: float) -> None:
     axis.axhline(level, color=GREY, lw=1, ls=":")
     axis.set_xticks(range(len(points)), list(points))
     axis.set(xlabel="labelled images of each class")
+
+
+def slopes(groups: dict[str, dict[str, Sequence[float]]], paper: dict[str, dict[str, float]]) -> Figure:
+    """Accuracy in % from method to method, a panel a group: every seed as a dot, the means joined, and the paper's dashed."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(10, 3.4), sharey=True, squeeze=False, layout="constrained")
+    for axis, (title, methods) in zip(axes[0], groups.items(), strict=True):
+        for column, (name, values) in enumerate(methods.items()):
+            axis.plot([column] * len(values), values, "o", color=COLOURS.get(name, GREY), alpha=0.5)
+        if methods:
+            axis.plot(range(len(methods)), [np.mean(values) for values in methods.values()], color="black", lw=2, label="ours")
+        names = list(paper[title])
+        axis.plot(range(len(names)), list(paper[title].values()), "D--", color=GREY, markerfacecolor="white", label="the paper")
+        axis.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
+        axis.set(title=title if methods else f"{title}: not packaged", xlim=(-0.4, len(names) - 0.6))
+    axes[0, 0].set(ylabel="test accuracy, %")
+    axes[0, -1].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def accuracy_by_share(ours: dict[str, tuple[float, float]], paper: dict[str, tuple[float, float]]) -> Figure:
+    """Accuracy in % against trained parameters in % of full fine-tuning's, as in the paper's Figure 1: ours and the paper's."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    for axis, (title, points) in zip(axes, {"the paper": paper, "ours": ours}.items(), strict=True):
+        for name, (share, accuracy) in points.items():
+            axis.plot(share, accuracy, "o", color=COLOURS.get(name, COLOURS["Conv-Adapter"]), markersize=8)
+            inside = share > 20
+            axis.annotate(
+                name,
+                (share, accuracy),
+                (-8 if inside else 8, 0),
+                textcoords="offset points",
+                ha="right" if inside else "left",
+                va="center",
+                fontsize=9,
+            )
+        axis.set(xscale="log", xlabel="trained parameters, % of full fine-tuning's", title=title)
+        axis.margins(x=0.15, y=0.12)
+    axes[0].set_ylabel("mean test accuracy, %")
+    return figure

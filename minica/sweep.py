@@ -12,16 +12,20 @@ import itertools
 import os
 import statistics
 import tempfile
+import time
 import tomllib
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from .backbones import create_backbone
+from .data import BENCHMARKS, PACKAGED
 from .experiments import LOADING, describe, run, trial_key, trials, where, write_records, write_trial
 from .tables import spread_text
 from .training import wilson_interval
@@ -45,7 +49,8 @@ NUMBERS = {  # key -> type, least value; those of GRID are lists of which all pa
 GRID = ("lr", "weight_decay")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", "size", "epochs", "batch_size")
 SWITCHES = ("cache", "wrong")
-OPTIONAL = (*GRID, "warmup", "workers", "tuning_seeds", "metric", *SWITCHES)
+NORMALIZATIONS = ("backbone", "imagenet")
+OPTIONAL = (*GRID, "warmup", "workers", "tuning_seeds", "metric", "normalization", *SWITCHES)
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,19 @@ def read_plan(path: str | os.PathLike) -> Plan:
     metric = config.get("metric", "accuracy")
     if metric not in METRICS:
         raise ValueError(f"{path}: metric is {metric!r}; choose one of {', '.join(METRICS)}.")
+    if config.get("normalization", "backbone") not in NORMALIZATIONS:
+        raise ValueError(f"{path}: normalization is {config['normalization']!r}; choose one of {', '.join(NORMALIZATIONS)}.")
+    if recipe.get("warmup", 0) > 1:
+        raise ValueError(f"{path}: warmup is the part of all steps that warms up, from 0 to 1, got {config['warmup']!r}.")
     for key in SWITCHES:
         if not isinstance(config.get(key, False), bool):
             raise ValueError(f"{path}: {key} must be true or false, got {config[key]!r}.")
     tasks, methods = _list(config["tasks"]), config["methods"]
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
+        for name in _list(task["data"]):
+            if name not in (*PACKAGED, *BENCHMARKS) and not Path(str(name)).expanduser().is_dir():
+                raise ValueError(f"{path}: [[tasks]]: there is no data set {name!r}, and no such folder of class folders.")
     if not (isinstance(methods, dict) and methods and all(isinstance(method, dict) for method in methods.values())):
         raise ValueError(f'{path}: methods must be tables, such as [methods.FT] with method = "full"; got {methods!r}.')
     pairs = {}
@@ -118,7 +130,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
     _rehearse(path, _list(config["backbones"]), methods)
 
-    fixed = {key: value for key, value in config.items() if key in SWITCHES or key in recipe and key not in GRID}
+    fixed = {key: config[key] for key in config if key in ("normalization", *SWITCHES) or key in recipe and key not in GRID}
     cells = [
         _cell(task, backbone, name, method, fixed)
         for table in tasks
@@ -218,11 +230,16 @@ def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
     return [{"config": best[0] | {"phase": "final", "seed": seed}, "selection": selection} for seed in plan.seeds]
 
 
-def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
-    """What can be run now and has no record, by key: tuning runs, and the final ones of cells that are tuned."""
+def known_jobs(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
+    """What can be run by now, whether it was or not, by key: tuning runs, and the final ones of cells that are tuned."""
     jobs = [{"config": run} for cell in plan.cells for point in cell.points for run in _tuning_runs(point, plan)]
     jobs += [job for cell in plan.cells for job in final_jobs(cell, found, plan)]
-    return {key: job for job in jobs if (key := trial_key(job["config"])) not in found}
+    return {trial_key(job["config"]): job for job in jobs}
+
+
+def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
+    """Of those, what has no record."""
+    return {key: job for key, job in known_jobs(plan, found).items() if key not in found}
 
 
 # ---------------------------------------------------------------- doing it
@@ -252,21 +269,54 @@ def sweep(
 
     Returns:
         Whether every final run of the plan has a record.
+
+    Raises:
+        ValueError: for a config that :func:`read_plan` refuses, a file among the records that is none, another sweep that
+            is running on the same records, or an address of Ray that cannot bring them back.
     """
     plan = read_plan(path)
     folder = FOLDER / plan.name if folder is None else Path(folder)
+    if ray is not None and ray.startswith("ray://"):
+        raise ValueError(
+            f"through Ray's client ({ray}) records do not come back; start it on a machine of the cluster: --ray auto."
+        )
+    with _locked(folder):
+        return _sweep(plan, folder, ray, jobs, cpus, gpus, retry)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two sweeps on the same records would run each other's trials, and in one file undo each other's writing.
+
+    A killed process leaves the file and not the lock.
+    """
+    place = folder.with_name(f".{folder.name}.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place, timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"another sweep is writing to {folder}; wait until it ends, or choose another place with --out."
+        ) from None
+
+
+def _sweep(
+    plan: Plan, folder: Path, ray: str | None, jobs: int | None, cpus: int | None, gpus: float | None, retry: bool
+) -> bool:
     found = {key: record for key, record in trials(folder).items() if not (retry and "error" in record)}
     todo = pending(plan, found)
     print(f"{plan.name}: {len(plan.cells)} cells, {len(found)} trials recorded in {folder}, {len(todo)} to run now", flush=True)
 
     def finished(record: dict) -> None:
         key = trial_key(record["config"])
+        if todo.pop(key, None) is None:  # its process died when the record was here already
+            return
         found[key] = record
         if folder.suffix == ".json":
             write_records(folder, [*found.values()])
         else:
             write_trial(folder, record)
-        todo.pop(key)
         score = record.get("error") or ", ".join(
             f"{split} {plan.metric} {record[split][plan.metric]:.1%}" for split in ("val", "test") if split in record
         )
@@ -288,10 +338,12 @@ def trial(job: dict, cpus: int | None) -> dict:
     """A job's record.  Whatever goes wrong becomes a record too, so that the other trials go on."""
     if cpus is not None:
         torch.set_num_threads(cpus)
+    started = time.perf_counter()
     try:
         return job | run(job["config"], progress=False)
     except Exception as error:
-        return job | {"error": f"{type(error).__name__}: {_one_line(error)}", **where()}
+        seconds = round(time.perf_counter() - started, 1)
+        return job | {"error": f"{type(error).__name__}: {_one_line(error)}", "seconds": seconds, **where()}
 
 
 def _one_line(error: Exception) -> str:
@@ -357,7 +409,7 @@ def final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
 
 
 def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
-    """What the sweep found so far, as Markdown, and below it each failure once with how many trials it cost."""
+    """What the sweep found so far, as Markdown; below it each failure once, how many trials it cost, and the first of them."""
     metric = plan.metric.replace("_", " ")
     lines = [
         "| task | backbone | method | tried | chosen | trained parameters "
@@ -377,8 +429,11 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
         row.append(", ".join(f"{key} {value}" for key, value in values.items()))
         row += [f"{finals[0]['trainable']:,}", spread_text(scores, digits=1)]
         lines.append(f"| {' | '.join(row)} | {_interval(finals, plan.metric)} |")
-    failures = Counter(record["error"] for record in found.values() if "error" in record)
-    return "\n".join([*lines, *(f"Failed ({number}): {error}" for error, number in failures.most_common())])
+    failures = defaultdict(list)
+    for key in known_jobs(plan, found):
+        if "error" in found.get(key, ()):
+            failures[found[key]["error"]].append(describe(found[key]["config"]))
+    return "\n".join([*lines, *(f"Failed ({len(those)}): {error} First: {those[0]}" for error, those in failures.items())])
 
 
 def _interval(finals: list[dict], metric: str) -> str:

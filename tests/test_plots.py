@@ -82,7 +82,7 @@ def test_adapter_drawing_at_the_ends_of_its_sliders(kernel, compression):
 @pytest.mark.parametrize("shots", [1, 8])
 def test_by_shots_at_the_ends_of_its_slider(shots):
     probe = {1: [40.0, 50.0], 2: [50.0, 60.0], 4: [60.0, 60.0], 8: [70.0, 80.0]}
-    figure = plots.by_shots({"Linear probe": probe, "Prompts": probe}, shots)
+    figure = plots.by_shots({"Linear probe": probe, "Prompts": probe}, shots, guessing=25, metric="accuracy")
     left, right = figure.axes
     assert left.lines[0].get_ydata().tolist() == [45, 55, 60, 75]
     assert left.collections[0].get_paths()[0].get_extents().intervaly.tolist() == [40, 80]  # lowest and highest seed
