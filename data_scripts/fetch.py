@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
+import platform
 import shutil
 import stat
 import tarfile
@@ -15,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tqdm import tqdm
+
+from minica.data.files import leaves
 
 
 @dataclass(frozen=True)
@@ -220,13 +224,36 @@ def _tar(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
 
 def _inside(archive: Path, name: str) -> str:
     """The name, if it stays in the folder that it is unpacked to on every system."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or PureWindowsPath(name).drive:
+    if leaves(name):
         raise ValueError(f"{archive}: {name!r} would be written outside the folder; such archives are not unpacked.")
-    return str(path)
+    return str(PurePosixPath(name))
 
 
 # ----------------------------------------------------------------------------------------------------------------- build
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keeps other runs out of ``root``: two would write into one ``.part`` and remove each other's unfinished set.
+
+    By a file, which is seen from every machine that shares ``root``.
+
+    Raises:
+        ValueError: if another run is there, or one was killed.
+    """
+    lock = root / ".preparing"
+    try:
+        file = lock.open("x")
+    except FileExistsError:
+        raise ValueError(
+            f"{root} is being filled by {lock.read_text()}: wait for its end. If it does not run any more, delete {lock}."
+        ) from None
+    try:
+        with file:
+            file.write(f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,10 +9,11 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import regenerate
-from fetch import Source, built, download, members, unpack, verify_checksum
+from fetch import Source, alone, built, download, members, unpack, verify_checksum
 from verify import FOLDERS, check, chosen, there
 
 from minica.data.benchmarks import BENCHMARKS
@@ -100,7 +101,7 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
     family, _, short = name.partition("/")
     place = f"{FOLDERS[family]}/{short}"
     if folder := there(name, root):
-        print(f"{name} is there already: {folder}")
+        print(f"{name} is there already: {folder}. Is it whole? python data_scripts/verify.py {name} --root {root}")
         return
     if again and short not in regenerate.TASKS:
         raise ValueError(f"{name} cannot be regenerated, only vtab/{', vtab/'.join(regenerate.TASKS)}; leave --regenerate out.")
@@ -185,15 +186,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not path.is_file():
                 raise ValueError(f"--archive {path}: there is no such file.")
         args.root.mkdir(parents=True, exist_ok=True)
+        # Where all is there already, nothing is written: the folder may be one that is only read.
+        with nullcontext() if all(there(name, args.root) for name in names) else alone(args.root):
+            for name in names:
+                try:
+                    prepare(name, args.root, args.archive, args.regenerate)
+                except (ValueError, OSError, ModuleNotFoundError) as error:
+                    print(f"error: {error}", file=sys.stderr)
+                    failed = True
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name in names:
-        try:
-            prepare(name, args.root, args.archive, args.regenerate)
-        except (ValueError, OSError, ModuleNotFoundError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed = True
     return 1 if failed else 0
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +38,9 @@ _SETS = {
         for kind in ("dat", "info")
     ),
 }
+
+# What gzip, zipfile and numpy raise, depending on which bytes are damaged.
+_DAMAGED = (OSError, EOFError, KeyError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 def sources(task: str) -> tuple[Source, ...]:
@@ -104,7 +109,7 @@ def _dsprites(task: str, files: list[Path]) -> Iterator[tuple[str, int, int, Ima
                     label = int(x // 2 if task == "dsprites_loc" else 2 * turn // 5)
                     for split, number in where[position]:
                         yield split, number, label, image
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{files[0]} is not the dSprites archive, or damaged ({error}); get it again.") from error
 
 
@@ -136,7 +141,7 @@ def _norb(path: Path) -> np.ndarray:
             sizes = np.frombuffer(file.read(4 * max(3, int(ndim))), "<i4")[:ndim]
             values = np.frombuffer(file.read(), {507333717: np.uint8, 507333716: "<i4"}[int(kind)])
         return values.reshape(sizes)
-    except (OSError, EOFError, KeyError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} is not one of SmallNORB's files, or damaged ({error!r}); get it again.") from error
 
 
@@ -169,7 +174,7 @@ def _clevr(task: str, files: list[Path]) -> Iterator[tuple[str, int, int, Image.
                     image = Image.open(io.BytesIO(png))
                     for split, number in places:
                         yield split, number, clevr_label(task, scene), image
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{archive} is not the CLEVR archive, or damaged ({error}); get it again.") from error
 
 

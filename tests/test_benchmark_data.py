@@ -320,8 +320,10 @@ def spoil(path: Path, line: int, text: str) -> None:
         ("images/train800/000001.jpg", "'images/train800/000001.jpg' as the number"),
         ("../../secret.jpg 3", r"\.\./\.\./secret.jpg leaves the folder"),
         ("/etc/secret.jpg 3", "/etc/secret.jpg leaves the folder"),
+        ("C:/secret.jpg 3", "C:/secret.jpg leaves the folder"),
         ("images/train800/000000.jpg 9", "label 9 here and 0 in .*train800.txt:1"),
         ("images/test/000000.jpg 93", "images/test/000000.jpg is in train and in test"),
+        ("images/val200/000000.jpg 56", "images/val200/000000.jpg is in train and in val"),
     ],
 )
 def test_a_bad_line_is_named_with_its_file(line, problem, tmp_path):
@@ -399,6 +401,39 @@ def test_damaged_json_and_mat_files_are_named(tmp_path):
     make_mat(tmp_path / "cars" / "devkit" / "cars_train_annos.mat", annotations=np.array([(1,)], [("bbox", "O")])[None])
     with pytest.raises(ValueError, match="cars_train_annos.mat has no labels"):
         data.load("fgvc/cars", size=8, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ([1.0], r"train_list.mat\[1\]: .*annotation_list has 2 entries and labels 1"),
+        ([1.0, np.nan], r"train_list.mat\[1\]: expected an image and the number of its class, got n1/1 and nan"),
+        ([1.5, 2.0], r"train_list.mat\[0\]: .*got n0/0 and 1.5"),
+    ],
+)
+def test_what_is_wrong_with_the_dogs_lists_is_named_with_its_entry(labels, problem, tmp_path):
+    labels = np.array(labels)[:, None]
+    make_mat(tmp_path / "dogs" / "train_list.mat", annotation_list=cells(["n0/0", "n1/1"]), labels=labels)
+    with pytest.raises(ValueError, match=f"{problem}; get .* again"):
+        data.load("fgvc/dogs", size=8, root=tmp_path)
+
+
+@pytest.mark.parametrize("field", ["class", "fname"])
+def test_an_empty_cell_in_the_cars_lists_is_named_with_its_entry(field, tmp_path):
+    rows = np.array([(1, "0.jpg"), (2, "1.jpg")], [("class", "O"), ("fname", "O")])
+    rows[field][1] = np.zeros((0, 0))
+    make_mat(tmp_path / "cars" / "devkit" / "cars_train_annos.mat", annotations=rows[None])
+    with pytest.raises(ValueError, match=r"cars_train_annos.mat\[1\]: expected an image .*\[\].*; get it again"):
+        data.load("fgvc/cars", size=8, root=tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"a.jpg": "1"}, ["a.jpg"]])
+def test_json_that_is_not_vpts_is_named(content, tmp_path):
+    (tmp_path / "cub").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / "cub" / f"{split}.json").write_text(json.dumps(content if split == "val" else {"a.jpg": 1}))
+    with pytest.raises(ValueError, match=r"val.json: expected \{image: class id\}, as VPT writes it"):
+        data.load("fgvc/cub200", size=8, root=tmp_path)
 
 
 @pytest.mark.parametrize(

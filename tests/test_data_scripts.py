@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -332,7 +333,11 @@ def test_a_task_of_vtab_is_prepared_from_a_local_archive_verified_and_kept(kitti
     assert [len(d) for d in (task.train, task.val, task.test, task.final)] == [800, 200, 711, 1000]
     assert "regenerated" not in task.source
     before = everything(root)
-    assert prepare.main(["vtab/kitti", "--root", str(root)]) == 0 and "there already" in capsys.readouterr().out
+    (root / ".preparing").touch()  # of another run, which is not in the way where nothing is to be done
+    assert prepare.main(["vtab/kitti", "--root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "there already" in said and f"python data_scripts/verify.py vtab/kitti --root {root}" in said
+    (root / ".preparing").unlink()
     assert verify.main(["--root", str(root)]) == 0 and verify.main(["vtab", "--root", str(root)]) == 1
     assert before == everything(root)
     # As a reader calls it, from another folder; what is spoilt afterwards is found, with its file and line.
@@ -378,6 +383,23 @@ def test_a_preparation_that_was_killed_leaves_no_set_and_is_made_anew(kitti, tmp
     assert not any(root.iterdir())
     assert prepare.main(["vtab/kitti", "--root", str(root), "--archive", str(kitti)]) == 0
     assert "rest.jpg" not in {path.name for path in root.rglob("*")}
+
+
+def test_a_second_run_in_the_same_root_is_refused_and_disturbs_nothing(kitti, tmp_path, monkeypatch, capsys):
+    root, command = tmp_path / "data", ["vtab/kitti", "--root", str(tmp_path / "data"), "--archive", str(kitti)]
+    codes = []
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(prepare, "check", verify.check)
+        before = everything(root)
+        codes.append(prepare.main(command))
+        assert everything(root) == before
+        return verify.check(*arguments)
+
+    monkeypatch.setattr(prepare, "check", meanwhile)
+    assert prepare.main(command) == 0 and codes == [2] and [path.name for path in root.iterdir()] == ["vtab-1k"]
+    (error,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"is being filled by process {os.getpid()} on .+: wait .* delete {root / '.preparing'}", error)
 
 
 def test_what_only_a_person_can_fetch_is_said(tmp_path, capsys):
@@ -460,11 +482,42 @@ def test_a_few_shot_set_is_fetched_with_noahs_lists(small, server, tmp_path, mon
     ]
     monkeypatch.setitem(prepare.SOURCES, "few-shot/pets", tuple(sources))
     assert prepare.main(["few-shot/pets", "--root", str(tmp_path / "data")]) == 0
-    assert "NOAH's lists of 1, 2, 4, 8, 16 shots, seeds 0 to 2" in capsys.readouterr().out
+    assert "15 of NOAH's 15 lists of shots" in capsys.readouterr().out
     assert len(data.load("few-shot/pets", size=8, root=tmp_path / "data", shots=1, seed=2).train) == 3
 
 
+def test_lists_of_shots_are_only_reported_where_there_are_some(small, tmp_path, capsys):
+    """Of a copy with CoOp's split, whose Pets have a folder ``annotations`` of their own."""
+    folder = tmp_path / "few-shot" / "oxford_pets"
+    for place in ("images", "annotations"):
+        (folder / place).mkdir(parents=True)
+    split = {
+        key: [[f"{key} {c} {i}.jpg", c, f"kind {c}"] for c in range(3) for i in range(n)]
+        for key, n in (("train", 16), ("val", 1), ("test", 2))
+    }
+    for entries in split.values():
+        for i, (image, *_) in enumerate(entries):
+            (folder / "images" / image).write_bytes(jpeg(i))
+    (folder / "split_zhou_OxfordPets.json").write_text(json.dumps(split))
+    (folder / "annotations" / "trainval.txt").touch()
+    command = ["few-shot/pets", "--root", str(tmp_path)]
+    assert verify.main(command) == 0
+    said = capsys.readouterr().out
+    assert "the split that shots are drawn from is well-formed" in said and "NOAH" not in said
+    for name, key, count in (("train_meta.list.num_shot_1.seed_0", "train", 16), ("val_meta.list", "val", 1)):
+        lines = [f"{image} {label}\n" for image, label, _ in split[key][::count]]
+        (folder / "annotations" / name).write_text("".join(lines))
+    (folder / "annotations" / "test_meta.list").write_text("".join(f"{image} {label}\n" for image, label, _ in split["test"]))
+    assert verify.main(command) == 0 and "1 of NOAH's 15 lists of shots" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------------------ regenerate
+
+
+def scratched(whole: bytes, name: bytes) -> bytes:
+    """Bytes behind a file's name overwritten: decompression itself stops there, before any checksum is compared."""
+    start = whole.index(name) + len(name)
+    return whole[:start] + b"\xff" * 40 + whole[start + 40 :]
 
 
 def read_task(folder: Path) -> dict[str, list[tuple[np.ndarray, int]]]:
@@ -509,9 +562,10 @@ def test_dsprites_is_drawn_anew_by_the_label_rules(task, tmp_path, monkeypatch):
         label for split in ("train800", "val200") for _, label in found[split]
     ]
     assert "not the published images" in (folder / "REGENERATED.txt").read_text()
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match="is not the dSprites archive, or damaged"):
-        regenerate.regenerate(task, {path.name: path}, folder / "again")
+    for number, spoilt in enumerate((path.read_bytes()[:3000], scratched(path.read_bytes(), b"imgs.npy"))):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=f"{path.name} is not the dSprites archive, or damaged"):
+            regenerate.regenerate(task, {path.name: path}, tmp_path / f"again {number}")
 
 
 def write_norb(path: Path, values: np.ndarray) -> None:
@@ -549,7 +603,7 @@ def test_smallnorb_is_drawn_anew_by_the_label_rules(task, tmp_path):
     assert all(abs(pixels[:, part].mean() - step * label) < 6 for rows in found.values() for pixels, label in rows)
     assert {label for _, label in found["train800"]} == set(range(18 if task == "smallnorb_azi" else 9))
     path = next(iter(files.values()))
-    for spoilt in (path.read_bytes()[:-9], gzip.compress(b"\0" * 100), b"text"):
+    for spoilt in (scratched(path.read_bytes(), b".mat\0"), path.read_bytes()[:-9], gzip.compress(b"\0" * 100), b"text"):
         path.write_bytes(spoilt)
         with pytest.raises(ValueError, match=f"{path.name} is not one of SmallNORB's files, or damaged"):
             regenerate.regenerate(task, files, tmp_path / f"set {len(spoilt)}")
@@ -592,6 +646,12 @@ def test_clevr_is_drawn_anew_with_the_published_test_set(tmp_path):
     make_zip(archive, {k: v for k, v in files.items() if not k.endswith("val_scenes.json")})
     with pytest.raises(ValueError, match="CLEVR_v1.0.zip is not the CLEVR archive, or damaged .*val_scenes.json"):
         regenerate.regenerate("clevr_count", {archive.name: archive}, tmp_path / "again")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
+    archive.write_bytes(scratched(archive.read_bytes(), b"train_scenes.json"))
+    with pytest.raises(ValueError, match="CLEVR_v1.0.zip is not the CLEVR archive, or damaged"):
+        regenerate.regenerate("clevr_count", {archive.name: archive}, tmp_path / "scratched")
 
 
 @pytest.mark.filterwarnings("ignore:this copy of")

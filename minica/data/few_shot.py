@@ -35,12 +35,11 @@ def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
         )
     facts, full = FEW_SHOT[name], f"few-shot/{name}"
     folder = find_folder(root, "few-shot", facts.folders, full)
-    annotations = folder / "annotations"
-    drawn = annotations / f"train_meta.list.num_shot_{shots}.seed_{seed}"
+    drawn = noahs_list(folder, shots, seed)
     names = [str(label) for label in range(facts.classes)]
     if drawn.is_file():
         lists = {"train": read_list(drawn)}
-        lists |= {split: read_list(annotations / f"{split}_meta.list") for split in ("val", "test")}
+        lists |= {split: read_list(drawn.with_name(f"{split}_meta.list")) for split in ("val", "test")}
         source = f"{facts.paper}, NOAH's {shots} shots of seed {seed}"
     elif whole := whole_split(folder, facts.classes):
         lists, names = whole
@@ -59,6 +58,11 @@ def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
         )
     found.name = f"{full}, {shots} shots"
     return found
+
+
+def noahs_list(folder: Path, shots: int, seed: int) -> Path:
+    """Where NOAH's list of these shots is, if there is one."""
+    return folder / "annotations" / f"train_meta.list.num_shot_{shots}.seed_{seed}"
 
 
 def whole_split(folder: Path, classes: int) -> tuple[dict[str, list[Entry]], list[str]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,14 @@ def _dogs(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
     sides = []
     for split in ("train", "test"):
         path = _first(folder, f"{split}_list.mat", f"lists/{split}_list.mat")
-        rows = zip(*read_mat(path, "annotation_list", "labels"), strict=True)
-        sides.append([Entry(f"{image}.jpg", int(label) - 1, f"{path}[{i}]") for i, (image, label) in enumerate(rows)])
+        images, labels = read_mat(path, "annotation_list", "labels")
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{path}[{min(len(images), len(labels))}]: expected an image and the number of its class, but annotation_list "
+                f"has {len(images)} entries and labels {len(labels)}; get the file again."
+            )
+        rows = enumerate(zip(images, labels, strict=True))
+        sides.append([_entry("{}.jpg", image, label, f"{path}[{i}]") for i, (image, label) in rows])
     names = {entry.label: entry.image.partition("/")[0].partition("-")[2] for entry in sides[0]}
     return *sides, [names.get(label, str(label)) for label in range(FGVC["dogs"].classes)]
 
@@ -116,11 +123,17 @@ def _cars(folder: Path) -> tuple[list[Entry], list[Entry], list[str]]:
         (rows,) = read_mat(path, "annotations")
         if not {"fname", "class"} <= set(rows.dtype.names or ()):
             raise ValueError(f"{path} has no labels (fields {rows.dtype.names}); get the {name} that has.")
-        sides.append(
-            [Entry(f"cars_{split}/{row['fname']}", int(row["class"]) - 1, f"{path}[{i}]") for i, row in enumerate(rows)]
-        )
+        place = f"cars_{split}/{{}}"
+        sides.append([_entry(place, row["fname"], row["class"], f"{path}[{i}]") for i, row in enumerate(rows)])
     (names,) = read_mat(_first(folder, "devkit/cars_meta.mat", "cars_meta.mat"), "class_names")
     return *sides, [str(name) for name in names]
+
+
+def _entry(place: str, image: object, number: object, origin: str) -> Entry:
+    """Of a MATLAB list: numbers of classes begin with 1 and may be floating-point; an empty cell comes as an array."""
+    if not isinstance(image, str) or not isinstance(number, Real) or not float(number).is_integer():
+        raise ValueError(f"{origin}: expected an image and the number of its class, got {image} and {number}; get it again.")
+    return Entry(place.format(image), int(number) - 1, origin)
 
 
 def _first(folder: Path, *names: str) -> Path:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -151,6 +151,12 @@ def whole(text: str, origin: str) -> int:
 # --------------------------------------------------------------------------------------------------------------- checks
 
 
+def leaves(name: str) -> bool:
+    """Whether a path with forward slashes leads out of the folder it is meant for, on any system."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or bool(PureWindowsPath(name).drive)
+
+
 def listed(
     name: str,
     places: Iterable[Path],
@@ -169,7 +175,7 @@ def listed(
 
     Raises:
         ValueError: naming the list and the line: a label out of range, an image that does not exist or lies outside the
-            folder, one image with two labels or in training and test alike, a class without training images.
+            folder, one image with two labels or in two of train, val and test, a class without training images.
     """
     places = list(places)
     named = [entry for entries in lists.values() for entry in entries]
@@ -187,10 +193,10 @@ def listed(
                 raise ValueError(
                     f"{entry.origin}: label {entry.label} is out of range; {name} has {len(classes)} classes, numbered from 0."
                 )
-            path = PurePosixPath(entry.image)
-            if path.is_absolute() or ".." in path.parts or "\\" in entry.image:
+            if leaves(entry.image):
                 raise ValueError(f"{entry.origin}: {entry.image} leaves the folder of images {root}; correct the list.")
             if entry.image not in position:
+                path = PurePosixPath(entry.image)
                 folder = root / path.parent
                 if folder not in present:
                     present[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
@@ -207,9 +213,9 @@ def listed(
             rows[position[entry.image]] = None
         splits[split] = np.array(list(rows), int)
     splits.setdefault("final", np.concatenate([splits["train"], splits["val"]]))
-    for split in ("train", "val", "final"):
-        for i in np.intersect1d(splits[split], splits["test"]):
-            raise ValueError(f"{said[i].origin}: {said[i].image} is in {split} and in test; correct the lists.")
+    for split, other in (("train", "val"), ("train", "test"), ("val", "test"), ("final", "test")):
+        for i in np.intersect1d(splits[split], splits[other]):
+            raise ValueError(f"{said[i].origin}: {said[i].image} is in {split} and in {other}; correct the lists.")
     labels = np.array([entry.label for entry in said], np.int64)
     if not absent:
         trained = set(labels[splits["train"]])
