@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
-import platform
 import shutil
 import stat
 import tarfile
@@ -20,6 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from minica.data.files import leaves
@@ -236,24 +235,20 @@ def _inside(archive: Path, name: str) -> str:
 def alone(root: Path) -> Iterator[None]:
     """Keeps other runs out of ``root``: two would write into one ``.part`` and remove each other's unfinished set.
 
-    By a file, which is seen from every machine that shares ``root``.
+    A killed run leaves the file, but not the lock on it.
 
     Raises:
-        ValueError: if another run is there, or one was killed.
+        ValueError: if another run is there.
     """
     lock = root / ".preparing"
     try:
-        file = lock.open("x")
-    except FileExistsError:
-        raise ValueError(
-            f"{root} is being filled by {lock.read_text()}: wait for its end. If it does not run any more, delete {lock}."
-        ) from None
-    try:
-        with file:
-            file.write(f"process {os.getpid()} on {platform.node()}")
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise ValueError(f"another run is filling {root}; wait for its end, or prepare into another root.") from None
 
 
 @contextmanager

@@ -1,15 +1,32 @@
 """The committed records: complete, what the README says of them, and one of them made again."""
 
+import functools
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import minica
 from minica import experiments, presets
+from minica.checkpoints import ADAPTERS
+from minica.sweep import CONFIGS, RECORDED, final_records, pending, read_plan, sweep_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 METHODS = presets.QUICKSTART_METHODS | presets.PUBLISHED_START
+
+
+@functools.cache
+def swept(name: str) -> tuple:
+    """The plan and the committed records of one sweep."""
+    return read_plan(CONFIGS / f"{name}.toml"), experiments.trials(experiments.RESULTS / f"{name}.json")
+
+
+def finals(name: str, method: str, **point) -> list[dict]:
+    """The final runs of one cell of a sweep, such as task="count"."""
+    plan, found = swept(name)
+    (cell,) = [cell for cell in plan.cells if cell.method == method and cell.points[0].items() >= point.items()]
+    return final_records(cell, found, plan)
 
 
 def quickstart(method: str) -> list[dict]:
@@ -26,6 +43,15 @@ def test_every_record_is_there():
         assert len(experiments.recorded(grid(), name)) == len(grid()), f"run `python -m minica records {name}`"
         for record in experiments.records(name):
             assert {"test", "val", "trainable", "seconds", "versions", "hardware", "revision"} <= record.keys()
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_sweep_is_complete(name):
+    plan, found = swept(name)
+    assert not pending(plan, found), f"run `python -m minica records {name}`"
+    assert len(plan.seeds) >= 5 and not any("error" in record for record in found.values())
+    for record in found.values():
+        assert {"trainable", "seconds", "versions", "hardware", "revision"} <= record.keys()
 
 
 def test_learning_rates_are_each_methods_best_on_validation():
@@ -81,6 +107,27 @@ def test_the_readme_shows_the_records():
     assert shown == experiments.markdown_table({name: quickstart(name) for name in METHODS})
 
 
+@pytest.mark.parametrize("name", ["vtab_packaged", "solar_cells"])
+def test_the_readme_shows_the_sweeps(name):
+    (shown,) = re.findall(rf"<!-- table: {name} -->\n(.*?)\n<!-- end -->", README, re.S)
+    assert shown == sweep_table(*swept(name))
+
+
+def test_the_shipped_adapter_is_the_recorded_one():
+    """Cell by cell: but for the last bits, which may turn a coin that stands on its edge."""
+    record = finals("solar_cells", "CA")[0]
+    size = record["config"]["size"]
+    model = minica.create_backbone("tf_efficientnet_lite0", num_classes=2)
+    minica.load_adapter(model, ADAPTERS / "solar_cells")
+    task = minica.data.load("solar-cells", size=size, **minica.normalization(model))
+    logits, labels = minica.predict(model, task.test)
+    wrong = (logits.argmax(1) != labels).nonzero().flatten().tolist()
+    assert len(set(wrong) ^ set(record["test"]["wrong"])) <= 2
+    assert record["trainable"] == minica.count(model)["trainable"] <= 0.1 * minica.count(model)["backbone"]
+    assert sum(file.stat().st_size for file in (ADAPTERS / "solar_cells").iterdir()) < 1.5e6
+    assert "CC BY-NC-SA 4.0" in (ADAPTERS / "solar_cells" / "adapter_config.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "configs"),
     [
@@ -94,6 +141,18 @@ def test_a_recorded_point_can_be_made_again(name, configs):
     accuracy = experiments.run(configs[0], progress=False)["test"]["accuracy"]
     low, _, high = experiments.spread(experiments.recorded(configs, name))
     assert low - 0.02 <= accuracy <= high + 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [("few_shot_solar_cells", {"shots": 8}), ("vtab_packaged", {"task": "defect"})],  # notebooks 05, 06
+)
+def test_a_swept_point_can_be_made_again(name, point):
+    plan, _ = swept(name)
+    recorded = finals(name, "CA", **point)
+    score = experiments.run(recorded[0]["config"], progress=False)["test"][plan.metric]
+    low, _, high = experiments.spread(recorded, metric=plan.metric)
+    assert low - 0.02 <= score <= high + 0.02
 
 
 def test_records_are_resumed_and_kept(tmp_path):
