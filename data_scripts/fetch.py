@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -246,7 +246,8 @@ def alone(root: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows removes no open file, and FileLock then does it
+                    lock.unlink()
     except Timeout:
         raise ValueError(f"another run is filling {root}; wait for its end, or prepare into another root.") from None
 

@@ -288,7 +288,7 @@ def by_shots(curves: Curves, shots: int, guessing: float, metric: str) -> Figure
         right.plot([column] * len(values), values, "o", color=colour, alpha=0.6)
         right.plot([column - 0.3, column + 0.3], [values.mean()] * 2, color=colour, lw=2)
     right.axhline(guessing, color=GREY, lw=1, ls=":")
-    right.set_xticks(range(len(curves)), [name.replace(" ", "\n") for name in curves], fontsize=9)
+    right.set_xticks(range(len(curves)), [_two_lines(name) for name in curves], fontsize=9)
     right.set(title=f"{shots} {'image' if shots == 1 else 'images'} of each class", xlim=(-0.6, len(curves) - 0.4))
     return figure
 
@@ -315,6 +315,10 @@ def _bands(axis: Axes, curves: Curves, level: float) -> None:
     axis.set(xlabel="labelled images of each class")
 
 
+def _two_lines(name: str) -> str:
+    return name.replace(" ", "\n").replace("-A", "-\nA")
+
+
 def slopes(groups: dict[str, dict[str, Sequence[float]]], paper: dict[str, dict[str, float]]) -> Figure:
     """Accuracy in % from method to method, a panel a group: every seed as a dot, the means joined, and the paper's dashed."""
     figure, axes = plt.subplots(1, len(groups), figsize=(10, 3.4), sharey=True, squeeze=False, layout="constrained")
@@ -325,7 +329,7 @@ def slopes(groups: dict[str, dict[str, Sequence[float]]], paper: dict[str, dict[
             axis.plot(range(len(methods)), [np.mean(values) for values in methods.values()], color="black", lw=2, label="ours")
         names = list(paper[title])
         axis.plot(range(len(names)), list(paper[title].values()), "D--", color=GREY, markerfacecolor="white", label="the paper")
-        axis.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
+        axis.set_xticks(range(len(names)), [_two_lines(name) for name in names], fontsize=9)
         axis.set(title=title if methods else f"{title}: not packaged", xlim=(-0.4, len(names) - 0.6))
     axes[0, 0].set(ylabel="test accuracy, %")
     axes[0, -1].legend(frameon=False, fontsize=9)

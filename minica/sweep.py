@@ -436,6 +436,20 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
     return "\n".join([*lines, *(f"Failed ({len(those)}): {error} First: {those[0]}" for error, those in failures.items())])
 
 
+def grid_table(plan: Plan, found: dict[str, dict]) -> str:
+    """The same in short, as Markdown: a row a task, a column a method, each the test metric in %."""
+    scores: dict[str, dict[str, str]] = defaultdict(dict)
+    for cell in plan.cells:
+        finals = [100 * record["test"][plan.metric] for record in final_records(cell, found, plan)]
+        scores[cell.task][cell.method] = spread_text(finals, digits=1) if len(finals) == len(plan.seeds) else "-"
+    methods = list(dict.fromkeys(cell.method for cell in plan.cells))
+    lines = [
+        "| " + " | ".join([f"test {plan.metric.replace('_', ' ')} (%)", *methods]) + " |",
+        "|" + "---|" * (len(methods) + 1),
+    ]
+    return "\n".join([*lines, *(f"| {task} | {' | '.join(row[m] for m in methods)} |" for task, row in scores.items())])
+
+
 def _interval(finals: list[dict], metric: str) -> str:
     """How far one run's number may be off because the test images are few."""
     if metric != "accuracy":

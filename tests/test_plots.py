@@ -95,3 +95,23 @@ def test_gains_share_one_scale():
     assert {axis.get_title() for axis in figure.axes} == {"ours", "the paper"}
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[1].lines[0].get_ydata().tolist() == [11.07, -2.62]
+
+
+def test_slopes_show_every_seed_and_say_what_is_missing():
+    paper = {"Linear probe": 67.4, "Full fine-tuning": 72.2}
+    figure = plots.slopes(
+        {"Natural": {}, "Structured": {"Linear probe": [30, 40], "Full fine-tuning": [70, 90]}},
+        {"Natural": paper, "Structured": paper},
+    )
+    natural, structured = figure.axes
+    assert "Natural: not packaged" in texts(figure) and structured.get_title() == "Structured"
+    assert [line.get_ydata().tolist() for line in natural.lines] == [[67.4, 72.2]]
+    lines = {line.get_label(): [float(y) for y in line.get_ydata()] for line in structured.lines}
+    assert lines["ours"] == [35, 80] and lines["the paper"] == [67.4, 72.2]
+    assert [[float(y) for y in line.get_ydata()] for line in structured.lines[:2]] == [[30, 40], [70, 90]]
+
+
+def test_accuracy_by_share_has_ours_and_the_papers():
+    figure = plots.accuracy_by_share({"Linear probe": (0.1, 44)}, {"Linear probe": (1.5, 61), "Full fine-tuning": (100, 74)})
+    assert [len(axis.lines) for axis in figure.axes] == [2, 1] and all(axis.get_xscale() == "log" for axis in figure.axes)
+    assert "Full fine-tuning" in texts(figure)
