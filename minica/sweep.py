@@ -376,21 +376,22 @@ def _on_ray(
         def on_trial_result(self, iteration, trials, trial, result, **info):
             finished(result["record"])
 
+        def on_trial_error(self, iteration, trials, trial, **info):  # what only went wrong in a process has its record
+            error = _one_line(trial.get_error()).rpartition("ray.exceptions.")[2]
+            finished({**trial.config["job"], "error": f"the trial's process died: {error}", **where()})
+
     here = dict(num_cpus=jobs and jobs * cpus, include_dashboard=False, object_store_memory=10**8) if address == "local" else {}
     ray.init(address, log_to_driver=False, logging_level="error", **here)
     try:
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
         with tempfile.TemporaryDirectory() as scratch:
-            results = ray_tune.Tuner(
+            ray_tune.Tuner(
                 ray_tune.with_resources(_ray_trial, {"cpu": cpus, "gpu": gpus}),
                 param_space={"job": ray_tune.grid_search(todo), "cpus": cpus},
                 tune_config=ray_tune.TuneConfig(max_concurrent_trials=jobs, reuse_actors=True),
                 run_config=ray_tune.RunConfig(storage_path=scratch, callbacks=[Record()], verbose=0),
             ).fit()
-        for result in results:
-            if result.error is not None:  # the process died; what only went wrong in it has its record
-                finished({**result.config["job"], "error": f"the trial's process died: {_one_line(result.error)}", **where()})
     finally:
         ray.shutdown()
 

@@ -122,10 +122,9 @@ def test_a_worker_of_ray_dies(whole, tmp_path):
         ) as sweeping:
             while not written(folder) and sweeping.poll() is None:
                 time.sleep(0.01)
-            workers = [
-                p for p in psutil.Process(sweeping.pid).children(recursive=True) if "_ray_trial" in " ".join(p.cmdline())
-            ]
-            assert workers, [p.cmdline() for p in psutil.Process(sweeping.pid).children(recursive=True)]
+            below = psutil.Process(sweeping.pid).children(recursive=True)
+            workers = [process for process in below if "ray::ImplicitFunc" in " ".join(process.cmdline())]
+            assert workers, [process.cmdline() for process in below]
             for worker in workers:
                 worker.kill()
             shown = sweeping.communicate()[0]
