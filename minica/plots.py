@@ -340,13 +340,13 @@ def accuracy_by_share(ours: dict[str, tuple[float, float]], paper: dict[str, tup
     """Accuracy in % against trained parameters in % of full fine-tuning's, as in the paper's Figure 1: ours and the paper's."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for axis, (title, points) in zip(axes, {"the paper": paper, "ours": ours}.items(), strict=True):
-        for name, (share, accuracy) in points.items():
+        for row, (name, (share, accuracy)) in enumerate(points.items()):
             axis.plot(share, accuracy, "o", color=COLOURS.get(name, COLOURS["Conv-Adapter"]), markersize=8)
             inside = share > 20
             axis.annotate(
                 name,
                 (share, accuracy),
-                (-8 if inside else 8, 0),
+                (-8 if inside else 8, -6 if row % 2 else 6),  # neighbours are close
                 textcoords="offset points",
                 ha="right" if inside else "left",
                 va="center",
