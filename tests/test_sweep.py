@@ -1,5 +1,6 @@
 """A sweep through its command: killed, resumed, on Ray, with failures; and what a config may say."""
 
+import contextlib
 import json
 import os
 import random
@@ -35,6 +36,10 @@ def numbers(folder):
     """Everything that a sweep found, and nothing of how long it took."""
     keys = ("config", "selection", "trainable", "train_loss", "val", "test")
     return {key: {name: record.get(name) for name in keys} for key, record in experiments.trials(folder).items()}
+
+
+def failures(folder):
+    return [record["error"] for record in experiments.trials(folder).values() if "error" in record]
 
 
 def written(folder):
@@ -120,19 +125,18 @@ def test_a_worker_of_ray_dies(whole, tmp_path):
             text=True,
             env=os.environ | {"RAY_TMPDIR": scratch},
         ) as sweeping:
-            while not written(folder) and sweeping.poll() is None:
-                time.sleep(0.01)
-            below = psutil.Process(sweeping.pid).children(recursive=True)
-            workers = [process for process in below if "ray::ImplicitFunc" in " ".join(process.cmdline())]
-            assert workers, [process.cmdline() for process in below]
-            for worker in workers:
-                worker.kill()
+            # One that is killed between its record and its end has lost nothing; the next one has.
+            while sweeping.poll() is None and not failures(folder):
+                for process in psutil.Process(sweeping.pid).children(recursive=True) if written(folder) else []:
+                    with contextlib.suppress(psutil.Error):
+                        if "ray::ImplicitFunc" in " ".join(process.cmdline()):
+                            process.kill()
+                time.sleep(0.5)
             shown = sweeping.communicate()[0]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    failed = [record for record in experiments.trials(folder).values() if "error" in record]
-    assert sweeping.returncode == 1 and len(failed) == 1 and "the trial's process died" in failed[0]["error"]
-    assert "Failed (1): the trial's process died" in shown
+    assert sweeping.returncode == 1 and "Failed (1): the trial's process died: " in shown
+    assert len(failures(folder)) < 4
     done = subprocess.run(command(CONFIGS / "packaged.toml", folder, "--retry"), capture_output=True, text=True)
     assert table(done.stdout) == table(whole[1]) and numbers(folder) == numbers(whole[0])
 
