@@ -154,7 +154,6 @@ def recorded(configs: Iterable[dict], name: str, folder: Path = RESULTS) -> list
 
 def complete(name: str, configs: Iterable[dict], folder: Path = RESULTS) -> list[dict]:
     """Run what is not recorded yet, writing each record as soon as there is one; safe to stop and start again."""
-    folder.mkdir(parents=True, exist_ok=True)
     configs = list(configs)
     for number, config in enumerate(configs, 1):
         if recorded([config], name, folder):

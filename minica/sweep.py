@@ -346,7 +346,7 @@ def trial(job: dict, cpus: int | None) -> dict:
         return job | {"error": f"{type(error).__name__}: {_one_line(error)}", "seconds": seconds, **where()}
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:500]
 
 
@@ -377,7 +377,7 @@ def _on_ray(
             finished(result["record"])
 
         def on_trial_error(self, iteration, trials, trial, **info):  # what only went wrong in a process has its record
-            error = _one_line(trial.get_error()).rpartition("ray.exceptions.")[2]
+            error = _one_line(str(trial.get_error()).rpartition("ray.exceptions.")[2])  # without the traceback before it
             finished({**trial.config["job"], "error": f"the trial's process died: {error}", **where()})
 
     here = dict(num_cpus=jobs and jobs * cpus, include_dashboard=False, object_store_memory=10**8) if address == "local" else {}
