@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from minica.checkpoints import write_atomically
-from minica.experiments import RESULTS, recorded, records, write_records
+from minica.atomic import write_atomically
+from minica.experiments.runs import RESULTS, recorded, records, write_records
 
 from .measure import BACKBONES, LAYOUTS, PRECISIONS, describe, measure, table
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{number}/{len(cells)}: {describe(cell)}", flush=True)
             write_records(args.out / f"{args.name}.json", [*records(args.name, args.out), measure(cell)])
         text = table(records(args.name, args.out))
-        write_atomically({args.out / f"{args.name}.md": text.encode()})
+        write_atomically(args.out / f"{args.name}.md", text.encode())
     print(text)
     return 0
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minica
-from minica.experiments import where
+from minica.experiments.runs import where
 from minica.profiling import activations
 
 from .methods import METHODS, Refused, side_effects

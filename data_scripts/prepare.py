@@ -16,7 +16,7 @@ import regenerate
 from fetch import Source, alone, built, download, members, unpack, verify_checksum
 from verify import FOLDERS, check, chosen, there
 
-from minica.data.benchmarks import BENCHMARKS
+from minica.data.catalogue import BENCHMARKS
 from minica.data.few_shot import SHOTS
 
 DOWNLOADS = "downloads"

@@ -1,4 +1,4 @@
-"""Is a copy of a benchmark what was published?  Lists, counts, classes and images against minica.data.benchmarks.
+"""Is a copy of a benchmark what was published?  Lists, counts, classes and images against minica.data.catalogue.
 
 python data_scripts/verify.py --root FOLDER [NAME ...] [--all]
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minica.data.benchmarks import BENCHMARKS
+from minica.data.catalogue import BENCHMARKS
 from minica.data.few_shot import PLACES, SHOTS, few_shot, noahs_list, whole_split
 from minica.data.fgvc import fgvc
 from minica.data.files import data_folder, find_folder, listed

@@ -2,11 +2,11 @@
 
 from . import data
 from .adapter import ConvAdapter
+from .adapter_files import load_adapter, save_adapter
 from .backbones import create_backbone, normalization
-from .checkpoints import load_adapter, save_adapter
-from .fold import fold
+from .fast.folding import fold
+from .fast.lean import lean
 from .freezing import detach, plain
-from .lean import lean
 from .profiling import count
 from .schemes import SCHEMES, adapt, adapters, switch, switched
 from .training import evaluate, fit, predict

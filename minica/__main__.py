@@ -8,21 +8,21 @@ from collections.abc import Sequence
 
 
 def _course(args: argparse.Namespace) -> int:
-    from .course import course
+    from .course.runner import course
 
     return course(args.names, preset=args.preset, out=args.out, retrain=args.retrain, notebooks=args.notebooks)
 
 
 def _lab(args: argparse.Namespace) -> int:
-    from .course import lab
+    from .course.runner import lab
 
     return lab(args.notebooks, args.arguments)
 
 
 def _records(args: argparse.Namespace) -> int:
-    from .experiments import RESULTS, complete
-    from .presets import GRIDS
-    from .sweep import CONFIGS, RECORDED, sweep
+    from .course.presets import GRIDS
+    from .experiments.runs import RESULTS, complete
+    from .experiments.sweeps import CONFIGS, RECORDED, sweep
 
     if unknown := [name for name in args.names if name not in (*GRIDS, *RECORDED)]:
         raise ValueError(f"unknown records {unknown[0]!r}; choose among {', '.join((*GRIDS, *RECORDED))}.")
@@ -35,15 +35,15 @@ def _records(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from .sweep import sweep
+    from .experiments.sweeps import sweep
 
     options = {key: getattr(args, key) for key in ("ray", "jobs", "cpus", "gpus", "retry")}
     return 0 if sweep(args.config, args.out, **options) else 1
 
 
 def _table(args: argparse.Namespace) -> int:
-    from .experiments import trials
-    from .tables import paper_table
+    from .experiments.runs import trials
+    from .experiments.tables import paper_table
 
     print(paper_table(args.number, trials(args.records).values()))
     return 0
@@ -52,7 +52,7 @@ def _table(args: argparse.Namespace) -> int:
 def _survey(args: argparse.Namespace) -> int:
     import timm
 
-    from .survey import summary, survey
+    from .experiments.survey import summary, survey
 
     chosen = [name for pattern in args.patterns or ["*"] for name in timm.list_models(pattern)]
     if not chosen:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .counting import Kernel, kernel_area
-from .tracing import SHORTCUTS, Call, Trace, input_shape, is_spatial, on_shortcut, residual_calls, trace
+from .discovery import SHORTCUTS, Call, Trace, input_shape, is_spatial, on_shortcut, residual_calls, trace
 
 
 class UnsupportedBackbone(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from functools import partial
 
@@ -12,12 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .adapter import ConvAdapter
 from .anatomy import classifier_names
-from .backbones import create_backbone
 from .counting import adapter_operations
-from .freezing import attachments, detach
-from .paper import table
-from .schemes import SCHEMES, adapt, adapters, sites
-from .tracing import blank_image
+from .discovery import blank_image
+from .freezing import attachments
+from .schemes import adapters, sites
 
 
 def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[str, int]:
@@ -78,30 +75,6 @@ def operations(model: nn.Module, size: int | tuple[int, int] | None = None) -> d
     finally:
         for handle in handles:
             handle.remove()
-    return found
-
-
-def table_10() -> list[dict]:
-    """The paper's Table 10 with our ``added`` operations of the adapters and ``total`` beside its ``gflops``, all in 1e9.
-
-    At compression 1.  The rows of ResNet50, those called BiT included, are a batch-normalised ResNet50 with BiT's adapters.
-    All that is counted lies on maps, and every size is a multiple of the largest stride, so it grows with the image's area.
-    """
-    at_224 = {}
-    for name, own, adapted in (("ResNet50", "resnet50", "resnetv2_50x1_bit"), ("ConvNeXt-B", "convnext_base", "convnext_base")):
-        with torch.device("meta"):
-            plain, model = (create_backbone(network, 0, pretrained=False).eval() for network in (own, adapted))
-        at_224[name, "FT"] = operations(plain, 224)["backbone"], 0
-        for tuning, scheme in zip(("Conv. Par.", "Conv. Seq.", "Res. Par.", "Res. Seq."), SCHEMES, strict=True):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of adapters that are large at compression 1
-                adapt(detach(model), scheme, compression=1)
-            at_224[name, tuning] = at_224[name, "FT"][0], operations(model, 224)["adapters"]
-    found = []
-    for row in table(10):
-        own, added = at_224[row["backbone"].removesuffix("-BiT"), row["tuning"]]
-        scale = row["height"] * row["width"] / 224**2 / 1e9
-        found.append({**row, "added": added * scale, "total": (own + added) * scale})
     return found
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .adapter import ConvAdapter
 from .anatomy import Part, Spec, anatomy, checked_spec, classifier_names
 from .counting import adapter_parameters, bottleneck_width
+from .discovery import skeleton
 from .freezing import (
     Attachment,
     attachments,
@@ -26,7 +27,6 @@ from .freezing import (
     plain,
     trained_tensors,
 )
-from .tracing import skeleton
 
 
 class Scheme(NamedTuple):

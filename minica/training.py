@@ -29,10 +29,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
-from .caching import cache_prefix, channels_last
-from .checkpoints import trained_state
+from .adapter_files import trained_state
+from .fast.caching import cache_prefix, channels_last
+from .fast.lean import lean as lean_form
 from .freezing import frozen_statistics, plain
-from .lean import lean as lean_form
 
 PRECISIONS = ("no", "bf16", "fp16")
 

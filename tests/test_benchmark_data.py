@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import minica
 from minica import data
-from minica.data.benchmarks import FEW_SHOT, VTAB
+from minica.data.catalogue import FEW_SHOT, VTAB
 from minica.data.fgvc import ninety_ten
 
 scipy_io = pytest.importorskip("scipy.io")

@@ -9,7 +9,7 @@ from nets import net, same, snapshot
 from torch.utils.data import TensorDataset
 
 import minica
-from minica.caching import _frozen_prefix
+from minica.fast.caching import _frozen_prefix
 
 LAST = {
     "basic": [3, 4],

@@ -18,7 +18,7 @@ from jupyter_client.session import Session
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from minica.__main__ import main
-from minica.course import MAX_BYTES, ShellChannel, find, scan, tagged_text, unpublishable
+from minica.course.runner import MAX_BYTES, ShellChannel, find, scan, tagged_text, unpublishable
 
 pytestmark = pytest.mark.xdist_group("course")  # the runs below are shared by the tests of this file
 

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from minica import data
-from minica.data.benchmarks import BENCHMARKS, FEW_SHOT, FGVC
+from minica.data.catalogue import BENCHMARKS, FEW_SHOT, FGVC
 from minica.data.few_shot import SHOTS
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "data_scripts"

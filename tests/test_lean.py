@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 import minica
+from minica.fast.lean import LeanNorm, pack, unpack
 from minica.freezing import Lean
-from minica.lean import LeanNorm, pack, unpack
 from minica.profiling import activations
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from minica.course import NOTEBOOKS, find, run, unpublishable
+from minica.course.runner import NOTEBOOKS, find, run, unpublishable
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 each = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])

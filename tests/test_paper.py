@@ -10,8 +10,9 @@ import torch
 
 import minica
 from minica.counting import adapter_macs, adapter_operations, adapter_parameters, block_weights
-from minica.paper import table
-from minica.profiling import operations, table_10
+from minica.experiments.costs import table_10
+from minica.experiments.paper import table
+from minica.profiling import operations
 
 BIT, CONVNEXT = "resnet50-in21k-bit-m", "convnext-b-in21k"
 PER_TASK = {BIT: (11, 13), CONVNEXT: (12, 14)}  # FGVC, VTAB-1k

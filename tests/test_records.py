@@ -9,8 +9,8 @@ import pytest
 
 import minica
 from minica import experiments, presets
-from minica.checkpoints import ADAPTERS
-from minica.sweep import CONFIGS, RECORDED, final_records, grid_table, pending, read_plan, sweep_table
+from minica.adapter_files import ADAPTERS
+from minica.experiments.sweeps import CONFIGS, RECORDED, final_records, grid_table, pending, read_plan, sweep_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 METHODS = presets.QUICKSTART_METHODS | presets.PUBLISHED_START

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from minica import data, experiments
-from minica.sweep import read_plan, sweep
+from minica.experiments.sweeps import read_plan, sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRIALS = 25  # of configs/packaged.toml: 4 + 4 + 8 tuning runs, 3 x 3 final ones

@@ -7,7 +7,7 @@ import pytest
 from minica import experiments, paper
 from minica.__main__ import main
 from minica.data import BENCHMARKS
-from minica.tables import SCHEME_TUNING, TUNING, paper_table
+from minica.experiments.tables import SCHEME_TUNING, TUNING, paper_table
 
 METHODS = {name: ("conv_adapter", {"scheme": scheme, "compression": 4}) for scheme, name in SCHEME_TUNING.items()}
 METHODS |= {name: (method, {}) for method, name in TUNING.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import packaged
-from .benchmarks import BENCHMARKS
+from .catalogue import BENCHMARKS
 from .few_shot import few_shot
 from .fgvc import fgvc
 from .files import Files, data_folder
@@ -117,7 +117,7 @@ def load(
     Args:
         name: ``"solar-cells"``, ``"shapes"``, or a path to class folders; see
             :func:`~minica.data.packaged.solar_cells`, :func:`~minica.data.packaged.shapes` and
-            :func:`~minica.data.folder.image_folder`.  Or one of :data:`~minica.data.benchmarks.BENCHMARKS`:
+            :func:`~minica.data.folder.image_folder`.  Or one of :data:`~minica.data.catalogue.BENCHMARKS`:
             ``"vtab/dtd"``, ``"fgvc/cub200"``, ``"few-shot/pets"``; see :func:`~minica.data.vtab.vtab`,
             :func:`~minica.data.fgvc.fgvc` and :func:`~minica.data.few_shot.few_shot`.
         size: side S of the images in pixels.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .benchmarks import FEW_SHOT
+from .catalogue import FEW_SHOT
 from .files import Entry, find_folder, listed, read_json, read_list, read_text
 from .images import Collection, draw_shots
 

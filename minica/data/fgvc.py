@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .benchmarks import FGVC
+from .catalogue import FGVC
 from .files import Entry, find_folder, listed, read_json, read_mat, read_text, whole
 from .images import Collection
 

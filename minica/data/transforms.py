@@ -24,7 +24,7 @@ def _flips(size: int) -> list[nn.Module]:
 
 
 class Recipe(NamedTuple):
-    """How training pictures of one benchmark are augmented; see :mod:`minica.data.benchmarks`.
+    """How training pictures of one benchmark are augmented; see :mod:`minica.data.catalogue`.
 
     ``crop``: None resizes to S x S; ``"shift"`` resizes to 8/7 S (256 for 224) and cuts S x S out at random; a number is
     the least part of the area that a RandomResizedCrop takes.  ``flip``: half of them are mirrored.

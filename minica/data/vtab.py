@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .benchmarks import VTAB
+from .catalogue import VTAB
 from .files import find_folder, listed, read_list
 from .images import Collection
 

@@ -7,11 +7,11 @@ import copy
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 
-from .adapter import ConvAdapter
-from .freezing import plain, release_statistics
+from ..adapter import ConvAdapter
+from ..discovery import trace
+from ..freezing import plain, release_statistics
+from ..schemes import adapter_names, backbone_values
 from .lean import WEAR, LeanConv, foldable
-from .schemes import adapter_names, backbone_values
-from .tracing import trace
 
 
 def fold(model: nn.Module) -> nn.Module:

@@ -24,15 +24,15 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from .backbones import create_backbone
-from .data import BENCHMARKS, PACKAGED
-from .experiments import LOADING, describe, run, trial_key, trials, where, write_records, write_trial
+from ..backbones import create_backbone
+from ..data import BENCHMARKS, PACKAGED
+from ..training import wilson_interval
+from ..tuning import tune
+from .runs import LOADING, describe, run, trial_key, trials, where, write_records, write_trial
 from .tables import spread_text
-from .training import wilson_interval
-from .tuning import tune
 
 FOLDER = Path("build/sweeps")
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECORDED = ("few_shot_solar_cells", "vtab_packaged", "solar_cells")  # the configs whose records are committed
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 NUMBERS = {  # key -> type, least value; those of GRID are lists of which all pairs are tried

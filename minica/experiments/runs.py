@@ -29,14 +29,14 @@ import numpy as np
 import psutil
 import torch
 
-from . import data
-from .backbones import create_backbone, normalization
-from .checkpoints import write_atomically
-from .profiling import count
-from .training import fit, metrics, predict
-from .tuning import tune
+from .. import data
+from ..atomic import write_atomically
+from ..backbones import create_backbone, normalization
+from ..profiling import count
+from ..training import fit, metrics, predict
+from ..tuning import tune
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 
 
 # What a run trains on, and which sets it is scored on.  What is tuned never sees the test images.
@@ -169,7 +169,7 @@ def write_records(path: Path, found: list[dict]) -> None:
     """One record a line, so that a difference in version control shows which."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(record) for record in found)
-    write_atomically({path: f"[\n{lines}\n]\n".encode()})
+    write_atomically(path, f"[\n{lines}\n]\n".encode())
 
 
 def describe(config: dict) -> str:
@@ -212,7 +212,7 @@ def write_trial(folder: Path, record: dict) -> str:
     """Write a record all at once; returns its key."""
     key = trial_key(record["config"])
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically({folder / f"{key}.json": (json.dumps(record, indent=1) + "\n").encode()})
+    write_atomically(folder / f"{key}.json", (json.dumps(record, indent=1) + "\n").encode())
     return key
 
 

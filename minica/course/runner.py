@@ -41,7 +41,7 @@ from nbformat import NotebookNode
 
 from .presets import PRESETS
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 MAX_BYTES = 250_000  # a committed notebook must open on GitHub and on a phone
 
 # Threads that wait busily slow each other down as soon as anything else runs: on two busy cores a training step of
@@ -174,7 +174,7 @@ class _Kernel(AsyncKernelManager):
             self.transport_encryption = "auto"  # newer kernels warn on every start without it
 
     async def start_kernel(self, **arguments: Any) -> None:
-        package = str(Path(__file__).resolve().parent.parent)
+        package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         await super().start_kernel(env=ENVIRONMENT | os.environ | {"PYTHONPATH": path}, **arguments)
 

@@ -6,8 +6,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from .backbones import ALIASES
-from .data import BENCHMARKS
+from ..backbones import ALIASES
+from ..data import BENCHMARKS
 from .paper import table
 
 # What each table's rows are told apart by, and what its columns are.

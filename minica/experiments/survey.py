@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .anatomy import UnsupportedBackbone
-from .counting import kernel_area
-from .experiments import RESULTS, records, write_records
-from .schemes import SCHEMES, UnsupportedScheme, adapt, adapters, plain_anatomy
-from .tracing import blank_image
+from ..anatomy import UnsupportedBackbone
+from ..counting import kernel_area
+from ..discovery import blank_image
+from ..schemes import SCHEMES, UnsupportedScheme, adapt, adapters, plain_anatomy
+from .runs import RESULTS, records, write_records
 
 SIZES = (64, 96, 128, 192, None)  # the smallest image that a network accepts is enough to check it; None is its own
 NUMERIC_LIMIT = 30_000_000  # above so many parameters only shapes, counts and keys are checked

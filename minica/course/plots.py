@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .counting import adapter_macs, adapter_parameters, bottleneck_width
-from .schemes import SCHEMES
+from ..counting import adapter_macs, adapter_parameters, bottleneck_width
+from ..schemes import SCHEMES
 
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .freezing import Attachment, frozen_statistics
-from .schemes import Site
+from ..freezing import Attachment, frozen_statistics
+from ..schemes import Site
 
 CHECKED = 32  # images of which a data set must give the same twice
 

@@ -32,10 +32,10 @@ from timm.layers import (
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .adapter import onednn_dilation
-from .freezing import Lean, held, plain
-from .schemes import sites
-from .tracing import Call, Trace, trace
+from ..adapter import onednn_dilation
+from ..discovery import Call, Trace, trace
+from ..freezing import Lean, held, plain
+from ..schemes import sites
 
 
 def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +19,17 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from .atomic import write_atomically
 from .backbones import backbone_name
+from .discovery import skeleton
 from .freezing import attachments, trained_tensors
 from .schemes import active_set, adapt, adapter_names, backbone_values, output_layers, sites
-from .tracing import skeleton
 from .tuning import train_norms, tune
 
 if TYPE_CHECKING:
     from .data import Task
 
-ADAPTERS = Path(__file__).parent / "adapters"  # shipped ones, a folder each
+ADAPTERS = Path(__file__).parent / "shipped_adapters"  # shipped ones, a folder each
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1
 
@@ -106,7 +106,8 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task: Task | None 
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically({folder / WEIGHTS: payload, folder / CONFIG: text.encode()})
+        write_atomically(folder / WEIGHTS, payload)
+        write_atomically(folder / CONFIG, text.encode())
     except OSError as error:
         raise ValueError(f"cannot write an adapter to {folder}: {error.strerror or error}. Choose a folder you own.") from error
     return folder
@@ -123,25 +124,6 @@ def _how(model: nn.Module) -> tuple[str, dict]:
     if active is None:
         raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
     return method, {**state["adapters"][active], "name": active}
-
-
-def write_atomically(files: dict[Path, bytes]) -> None:
-    """Replace each file at once: a reader, or a crash, sees the old one or the new one, never a part.
-
-    All are written in full, beside, before the first is replaced.
-    """
-    temporaries = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}") for path in files}
-    try:
-        for path, payload in files.items():
-            with open(temporaries[path], "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
 
 
 def read_config(folder: str | os.PathLike) -> dict:

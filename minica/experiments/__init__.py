@@ -1,0 +1,1 @@
+"""Runs and their records, sweeps, the survey of timm, and the paper's tables beside ours."""
