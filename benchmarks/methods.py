@@ -32,11 +32,12 @@ def lean(model: nn.Module, scheme: str) -> nn.Module:
 class PublishedAdapter(minica.ConvAdapter):
     """Operation by operation as in the paper's code: a grouped convolution, and alpha as a product of its own."""
 
-    def _convolve(self, x: Tensor, padding: list[int]) -> Tensor:
-        conv = self.down
-        return F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+    def _down(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        conv, (x, padding) = self.down, self._pad(x, size)
+        h = F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        return h if h.shape[-2:] == size else h[..., : size[0], : size[1]]
 
-    def _delta(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def _delta(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return self.alpha * self.up(self.act(self._down(x, size)))
 
 

@@ -32,9 +32,9 @@ from timm.layers import (
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..adapter import onednn_dilation
 from ..discovery import Call, Trace, trace
 from ..freezing import Lean, held, plain
+from ..kernels import onednn_dilation
 from ..schemes import sites
 
 
