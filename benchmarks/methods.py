@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minica
-from minica.anatomy import anatomy, classifier_names
+from minica.anatomy import anatomy
+from minica.recipe import classifier_names
 from minica.schemes import planned_parameters
 
 COMPRESSION = 4

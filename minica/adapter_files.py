@@ -46,6 +46,7 @@ from .tuning import prepare
 SHIPPED = Path(__file__).parent / "shipped_adapters"  # adapters that come with the package, a folder each
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 2
+ABOUT = ("classes", "input_size", "resize", "mean", "std", "training_data", "licence")  # of the data that it was trained on
 LARGEST_HEADER = 2**24  # bytes; an adapter of ten thousand tensors has a tenth
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError, RuntimeError)
 
@@ -416,9 +417,9 @@ def _check_backbone(model: nn.Module, rehearsal: nn.Module, file: AdapterFile) -
     own = {key: value for key, value in own_backbone(model).items() if key not in active_recipe(rehearsal).own}
     if "frozen" not in file.config:
         found = hashlib.sha256()
-        for key, value in own.items():
+        for key in (key for key in model.state_dict() if key in own):  # in this order
             found.update(key.encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            found.update(own[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         different = "the frozen tensors differ" if found.hexdigest() != file.config["backbone_sha256"] else None
     else:
         mine, theirs = {file_key(rehearsal, key): value for key, value in own.items()}, file.config["frozen"]
@@ -426,7 +427,7 @@ def _check_backbone(model: nn.Module, rehearsal: nn.Module, file: AdapterFile) -
         new = [key for key in mine.keys() - theirs.keys() - file.tensors.keys() if not key.startswith(":")]
         gone = [key for key in theirs.keys() - mine.keys() if not key.startswith(":")]
         different = f"{len(changed)} frozen tensors differ, such as {min(changed)!r}" if changed else None
-        if new and gone or not mine.keys() & theirs.keys():
+        if new and gone or (theirs and not mine.keys() & theirs.keys()):
             different = f"{len(gone)} frozen tensors are not here, such as {min(gone, default=None)!r}"
     if different:
         kind = next(model.parameters()).dtype

@@ -535,11 +535,11 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
     """
     whole, model = model, carrier(model)
     known, state = adapter_names(model), state_of(model)
-    if name not in known and not (name is None and (known or state is None)):
-        has = ", ".join(known) or ("none" if state is None else f"none: it was tuned by {active_recipe(model).method!r}")
-        raise ValueError(f"no adapters named {name!r}; the model has {has}.")
-    if state is None:
+    if name is None and (state is None or state.active is None):
         return whole
+    if name not in known and (name is not None or not known):
+        method = "" if known or state is None else f" and was prepared by {active_recipe(model).method!r}"
+        raise ValueError(f"no adapters named {name!r}; the model has {', '.join(known) or 'none'}{method}.")
     with state.switching.lock:
         if name == state.active:
             return whole
@@ -594,10 +594,10 @@ def _put(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             continue
         if (value.device, value.dtype) != (here.device, here.dtype):  # the model has moved meanwhile
             moved = value.detach().to(here.device, here.dtype)
-            if isinstance(value, nn.Parameter):
+            if isinstance(value, nn.Parameter) and torch._has_compatible_shallow_copy_type(value, moved):
                 value.data = moved  # the same parameter, so that an optimiser still holds it
             else:
-                tensors[key] = value = moved
+                tensors[key] = value = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
         setattr(module, name, value)
     sync_num_classes(model)
 

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from .adapter import ConvAdapter
-from .anatomy import Part, Spec
-from .counting import adapter_parameters, bottleneck_width, check_kernel_size, check_whole
-from .discovery import checked_spec, find_parts, skeleton, trace
+from .anatomy import Part, Spec, checked_spec
+from .anatomy import anatomy as find_parts
+from .counting import adapter_parameters, check_choice, check_compression, check_kernel_size, check_whole
+from .discovery import skeleton, trace
 from .hooks import Attachment, Site
 from .recipe import (
     Recipe,
@@ -28,7 +29,6 @@ from .recipe import (
     declare,
     keys_below,
     named_tensors,
-    network_of,
     output_layers,
     own_tensors,
     state_of,
@@ -118,7 +118,8 @@ def adapt(
     network, place = _network(whole, backbone)
     state = state_of(whole)
     _check_set(whole, scheme, name, num_classes)
-    compression, kernel_size = _check_sizes(compression, kernel_size)
+    compression = check_compression(compression)
+    kernel_size = None if kernel_size is None else check_kernel_size(kernel_size)
     train, beside = named_tensors(whole, train)
     own = list(dict.fromkeys([*keys_below(whole, classifier_names(whole, place)), *beside]))
     spec = None if spec is None else checked_spec(network, spec)
@@ -187,8 +188,7 @@ def _network(whole: nn.Module, backbone: str | None) -> tuple[nn.Module, str]:
 
 
 def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None) -> None:
-    if not isinstance(scheme, str) or scheme not in SCHEMES | ABLATIONS:
-        raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
+    check_choice(scheme, "scheme", SCHEMES | ABLATIONS)
     taken = {*dir(nn.ModuleDict()), *dir(Site), "hooked", "part_name", "layout", "begin", "end", "reads", "active", "seen"}
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name) or name in taken:
         raise ValueError(
@@ -209,12 +209,6 @@ def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None
             raise ValueError(f"{type(whole).__name__} has no linear classifier to be replaced; leave num_classes out.")
         numbers = sum(int(num_classes) * layer.weight[0].numel() for layer in layers.values())
         _check_memory(whole, numbers, f"num_classes={num_classes}")
-
-
-def _check_sizes(compression: float, kernel_size) -> tuple[float, int | tuple[int, int] | None]:
-    bottleneck_width(1, compression)
-    compression = int(compression) if compression == int(compression) else float(compression)  # NumPy's are no JSON
-    return compression, None if kernel_size is None else check_kernel_size(kernel_size)
 
 
 def _same_spec(recipes: Collection[Recipe], spec: Spec | None) -> Spec | None:

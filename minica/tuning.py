@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .anatomy import Spec, UnsupportedBackbone
-from .counting import check_whole
-from .discovery import SHORTCUTS, checked_spec, find_parts, input_shape, skeleton
+from .anatomy import Spec, UnsupportedBackbone, checked_spec
+from .anatomy import anatomy as find_parts
+from .counting import check_choice, check_whole
+from .discovery import SHORTCUTS, input_shape, skeleton
 from .hooks import Attachment
 from .recipe import (
     Recipe,
@@ -124,10 +125,8 @@ def tune(
         UnsupportedBackbone: if the method needs convolutional blocks and there are none.  In each case the model is untouched.
     """
     whole = unwrap(model)
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
-    if norms not in TRAINED_NORMS:
-        raise ValueError(f"unknown norms {norms!r}; choose one of {', '.join(TRAINED_NORMS)}.")
+    check_choice(method, "method", METHODS)
+    check_choice(norms, "norms", TRAINED_NORMS)
     taken = inspect.signature(adapt if method == "conv_adapter" else METHODS[method]).parameters.keys()
     accepted = taken - {"model", "network", "train", "backbone"}
     if unknown := options.keys() - accepted:

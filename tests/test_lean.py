@@ -13,7 +13,7 @@ from torch import nn
 
 import minica
 from minica.fast.lean import LeanNorm, pack, unpack
-from minica.freezing import Lean
+from minica.recipe import Lean
 from minica.profiling import activations
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ..adapter import ConvAdapter
 from ..discovery import trace
-from ..freezing import plain, release_statistics
-from ..schemes import adapter_names, backbone_values
+from ..recipe import adapter_names, plain, release_running_stats, set_flags, state_of
 from .lean import WEAR, LeanConv, foldable
 
 
@@ -30,7 +29,7 @@ def fold(model: nn.Module) -> nn.Module:
         tensor.requires_grad_(False)
     norms = foldable(folded, trace(folded))
     if len(adapter_names(folded)) > 1:  # what each of several sets has for its own stays out of what they share
-        own = {key.rpartition(".")[0] for key in backbone_values(folded)}
+        own = {key.rpartition(".")[0] for key in state_of(folded).backbone}
         names = {norm: name for name, norm in folded.named_modules()}
         norms = {conv: norm for conv, norm in norms.items() if names[norm] not in own}
     for name, module in list(folded.named_modules()):
@@ -40,14 +39,16 @@ def fold(model: nn.Module) -> nn.Module:
             _fold_adapter(module)
     for norm in norms.values():
         _empty(norm)
-    if hasattr(folded, "_minica"):
-        folded._minica["folded"] = True
+    if state_of(folded) is not None:
+        state_of(folded).folded = True
+        set_flags(folded)
     return folded
 
 
 def _put_aside(model: nn.Module) -> list[dict[str, Tensor]]:
     """What sets that are not in use have for their own."""
-    return list(getattr(model, "_minica", {"beside": {}})["beside"].values())
+    state = state_of(model)
+    return [] if state is None else [state.backbone, *state.aside.values()]
 
 
 def _fold_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
@@ -64,7 +65,7 @@ def _fold_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
 
 def _empty(norm: nn.BatchNorm2d) -> None:
     """Leave of a norm what it does after its scale and shift.  The module stays: adapters may hang on it."""
-    release_statistics(norm)
+    release_running_stats(norm)
     norm.__class__ = nn.Sequential if isinstance(norm, BatchNormAct2d) else nn.Identity  # of its drop and its act
     norm._parameters.clear()
     norm._buffers.clear()

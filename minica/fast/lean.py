@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..discovery import Call, Trace, trace
-from ..freezing import Lean, held, plain
+from ..hooks import sites
 from ..kernels import onednn_dilation
-from ..schemes import sites
+from ..recipe import Lean, plain
+from ..recipe import has_frozen_running_stats as held
 
 
 def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
