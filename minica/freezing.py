@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from .anatomy import classifier_names
+from .discovery import classifier_names
 
 
 class Attachment:

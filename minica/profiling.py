@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .adapter import ConvAdapter
-from .anatomy import classifier_names
 from .counting import adapter_operations
-from .discovery import blank_image
+from .discovery import blank_image, classifier_names
 from .freezing import attachments
 from .schemes import adapters, sites
 

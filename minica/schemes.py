@@ -14,9 +14,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .adapter import ConvAdapter
-from .anatomy import Part, Spec, anatomy, checked_spec, classifier_names
+from .anatomy import Part, Spec
 from .counting import adapter_parameters, bottleneck_width
-from .discovery import skeleton
+from .discovery import checked_spec, classifier_names, find_parts, skeleton
 from .freezing import (
     Attachment,
     attachments,
@@ -170,7 +170,7 @@ def adapt(
         stages: adapt only these of the network's stages, counted from 1; ``None`` all.  What comes before the first of them
             is as frozen as without adapters, and :func:`minica.fit` can keep its output (``cache=True``).
         num_classes: give the set a new classifier with as many outputs; ``None`` starts from a copy of the model's own.
-        spec: where the blocks and units of a network are that :func:`minica.anatomy.anatomy` reads wrongly, by class:
+        spec: where the blocks and units of a network are that :func:`minica.discovery.find_parts` reads wrongly, by class:
             ``{"MyBlock": Row((Unit("conv1"),))}``.  The adapter file carries it.
 
     Returns:
@@ -240,14 +240,14 @@ def adapt(
 
 
 def plain_anatomy(model: nn.Module, spec: Spec | None = None) -> list[Part]:
-    """The :func:`~minica.anatomy.anatomy` of the backbone alone, whatever is attached to it.
+    """The :func:`~minica.discovery.find_parts` of the backbone alone, whatever is attached to it.
 
     Raises:
         ValueError: for a second spec while adapters hang where another, or none, put them.
     """
     state = getattr(model, "_minica", {})
     if "parts" not in state:
-        return anatomy(detach(skeleton(model)) if attachments(model) else model, spec)
+        return find_parts(detach(skeleton(model)) if attachments(model) else model, spec)
     if spec is not None and spec != state["spec"]:
         raise ValueError("the model's adapters were placed by another spec, or by none; detach them before you give this one.")
     return state["parts"]

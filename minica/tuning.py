@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .anatomy import Spec, UnsupportedBackbone, classifier_names
-from .discovery import SHORTCUTS, input_shape, skeleton
+from .anatomy import Spec, UnsupportedBackbone
+from .discovery import SHORTCUTS, classifier_names, input_shape, skeleton
 from .freezing import Attachment, detach, freeze, hold_statistics, release_statistics
 from .schemes import active_set, adapt, make_own, plain_anatomy
 
