@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minica
-from minica.anatomy import anatomy
+from minica.discovery import find_parts
 from minica.recipe import classifier_names
 from minica.schemes import planned_parameters
 
@@ -57,7 +57,7 @@ def lora(model: nn.Module, scheme: str) -> nn.Module:
     """
     from peft import LoraConfig, get_peft_model  # only this method needs it
 
-    parts = anatomy(model)
+    parts = find_parts(model)
     names = [part.name for part in parts if part.kind in ("unit", "downsample", "pool")]
     shapes = [model.get_submodule(name).weight.shape for name in names]
     of_rank_one = sum(shape[0] + shape[1:].numel() for shape in shapes)

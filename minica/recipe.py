@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .adapter import ConvAdapter
+from .discovery import check_module
 from .hooks import AdaptersDetached, Site, attachments, lost_hook, module_at, remove_attachments, remove_hooks, sites
 
 
@@ -68,8 +69,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if it is no module.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the model must be a torch.nn.Module, got {type(model).__name__}: {str(model)[:60]!r}.")
+    check_module(model)
     while isinstance(model, (DataParallel, DistributedDataParallel)) or "_orig_mod" in model._modules:
         model = model._modules["_orig_mod"] if "_orig_mod" in model._modules else model.module
     return model

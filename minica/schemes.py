@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from .adapter import ConvAdapter
-from .anatomy import Part, Spec, checked_spec
-from .anatomy import anatomy as find_parts
+from .anatomy import Part, Spec
 from .counting import adapter_parameters, check_choice, check_compression, check_kernel_size, check_whole
-from .discovery import skeleton, trace
+from .discovery import checked_spec, find_parts, skeleton, trace
 from .hooks import Attachment, Site
 from .recipe import (
     Recipe,

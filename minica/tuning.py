@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .anatomy import Spec, UnsupportedBackbone, checked_spec
-from .anatomy import anatomy as find_parts
+from .anatomy import Spec, UnsupportedBackbone
 from .counting import check_choice, check_whole
-from .discovery import SHORTCUTS, input_shape, skeleton
+from .discovery import SHORTCUTS, checked_spec, find_parts, input_shape, skeleton
 from .hooks import Attachment
 from .recipe import (
     Recipe,

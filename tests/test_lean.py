@@ -13,8 +13,8 @@ from torch import nn
 
 import minica
 from minica.fast.lean import LeanNorm, pack, unpack
-from minica.recipe import Lean
 from minica.profiling import activations
+from minica.recipe import Lean
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
 

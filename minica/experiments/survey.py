@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..anatomy import UnsupportedBackbone
-from ..anatomy import anatomy as find_parts
 from ..counting import kernel_area
 from ..discovery import blank_image
 from ..recipe import adapters
