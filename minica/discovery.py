@@ -108,8 +108,9 @@ class _Recorder(TorchFunctionMode):
         self.alive: list[Tensor] = []  # so that no two tensors of the pass share an id
         self.hooks = []
         for name, module in model.named_modules():
-            self.hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-            self.hooks.append(module.register_forward_hook(self._leaving))
+            # Before the hooks of adapters: what a module receives and returns itself is what autograd keeps.
+            self.hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True, prepend=True))
+            self.hooks.append(module.register_forward_hook(self._leaving, prepend=True))
 
     def number(self, tensor: Tensor, new: bool = False) -> int:
         if new or id(tensor) not in self.numbers:
@@ -153,7 +154,9 @@ def trace(model: nn.Module) -> Trace:
                 del hooks[key]
     recorder = _Recorder(copied)
     with torch.no_grad(), recorder:
-        copied(blank_image(copied))
+        returned = copied(blank_image(copied))
+    leaves = [recorder.number(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
+    recorder.trace.steps.append(Step("return", "", leaves, []))
     for hook in recorder.hooks:
         hook.remove()
     return recorder.trace

@@ -24,7 +24,6 @@ from .freezing import (
     detach,
     freeze,
     hold_statistics,
-    plain,
     trained_tensors,
 )
 
@@ -382,7 +381,6 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
     before = active_set(model)
     if name == before:
         return model
-    plain(model)
     beside = model._minica["beside"]
     if before is not None:
         beside[before] = {key: attrgetter(key)(model) for key in beside[None]}
