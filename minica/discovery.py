@@ -438,7 +438,9 @@ def trace(model: nn.Module) -> Trace:
                 del hooks[key]
     recorder = _Recorder(copied)
     with torch.no_grad(), recorder:
-        copied(blank_image(copied))
+        returned = copied(blank_image(copied))
+    leaves = [recorder.number(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
+    recorder.trace.steps.append(Step("return", "", leaves, []))
     for hook in recorder.hooks:
         hook.remove()
     return recorder.trace

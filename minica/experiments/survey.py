@@ -17,7 +17,7 @@ from torch import nn
 
 from ..anatomy import UnsupportedBackbone
 from ..counting import kernel_area
-from ..discovery import blank_image
+from ..discovery import blank_image, find_parts
 from ..recipe import adapters
 from ..schemes import SCHEMES, UnsupportedScheme, adapt
 from .runs import RESULTS, records, write_records
