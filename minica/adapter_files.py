@@ -118,7 +118,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
         if isinstance(error, FrozenChanged):
             raise
         raise ValueError(f"what is written about an adapter must be JSON: numbers, text, lists. {error}.") from error
-    metadata = {"format": "pt", "minica": described, "sha256": _checksum(described, tensors)}
+    metadata = {"minica": f"{_checksum(described, tensors)} {described}"}  # one entry, since safetensors keeps no order of them
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,8 @@ def _checksum(described: str, tensors: dict[str, Tensor]) -> str:
 def file_key(model: nn.Module, key: str) -> str:
     """A state-dict key as files have it: the same in a classifier, a feature pyramid and a larger model of the same network.
 
-    Relative to the network, without the name of the set of adapters, and with ``stages_0``, as ``features_only`` calls it,
-    under its first name ``stages.0``.  What lies outside the network begins with a colon.
+    Relative to the network, without the name of the set of adapters, and with ``stages_0`` and ``stem_conv``, as timm's feature
+    pyramids call them, as ``stages.0`` and ``stem.conv``.  What lies outside the network begins with a colon.
     """
     network = f"{place}." if (state := state_of(model)) is not None and (place := state.network) else ""
     if not key.startswith(network):
@@ -173,7 +173,12 @@ def file_key(model: nn.Module, key: str) -> str:
     for site, _ in sites(network_of(model)):
         if key.startswith(f"{site}."):
             key = f"{site}.{key[len(site) + 1 :].partition('.')[2]}"
-    return re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", key)
+    return _canonical(key)
+
+
+def _canonical(key: str) -> str:
+    first, dot, rest = key.partition(".")
+    return first.replace("_", ".") + dot + rest
 
 
 # ---------------------------------------------------------------- reading
@@ -216,9 +221,10 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
         raise AdapterFileError(f"{file} is damaged: {_short(error)}. {again}") from error
     if "minica" not in metadata:
         return _read_format_1(Path(folder), tensors)
-    if _checksum(metadata["minica"], tensors) != metadata.get("sha256"):
+    checksum, _, described = metadata["minica"].partition(" ")
+    if _checksum(described, tensors) != checksum:
         raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
-    config = _parsed(metadata["minica"], file)
+    config = _parsed(described, file)
     kinds = dict(backbone=str, inside=str, method=str, name=str, options=dict, norms=str, train=list, frozen=dict)
     if config.get("format") != FORMAT:
         raise AdapterFileError(f"{file} has format {config.get('format')}; this minica reads 1 and {FORMAT}. Update minica.")
@@ -254,7 +260,7 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     options = dict(config["options"]) if isinstance(config["options"], dict) else {}
     name, norms = options.pop("name", "default"), options.pop("norms", None)
     config |= dict(inside="", name=name, options=options, norms=norms, train=[])
-    return AdapterFile(folder, config, tensors)
+    return AdapterFile(folder, config, {_canonical(key): value for key, value in tensors.items()})
 
 
 def _regular(file: Path) -> Path:

@@ -13,7 +13,7 @@ from .adapter import ConvAdapter
 from .counting import adapter_operations
 from .discovery import blank_image
 from .hooks import attachments, sites
-from .recipe import adapters, classifier_names
+from .recipe import adapters, classifier_names, unwrap
 
 
 def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[str, int]:
@@ -27,6 +27,7 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
         three); ``macs``: multiply-accumulates of convolutions, matrix products and attention for one image, by PyTorch's own
         FLOP counter, which counts two a multiply-accumulate.
     """
+    model = unwrap(model)
     ours = tuple(f"{name}." for name in attachments(model))
     heads = tuple(f"{name}." for name in classifier_names(model))
     numbers = dict(trainable=0, total=0, backbone=0, adapters=0, head=0)

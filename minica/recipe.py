@@ -80,6 +80,14 @@ def adapted_parts(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if "_minica" in vars(module)}
 
 
+def check_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """:func:`adapted_parts`, once it is certain that nothing was taken away from any of them."""
+    found = adapted_parts(unwrap(model))
+    for part in found.values():
+        check_attached(part)
+    return found
+
+
 def carrier(model: nn.Module) -> nn.Module:
     """The module that carries the recipe: ``model``, or the one part of it that was adapted by itself.
 
@@ -87,16 +95,10 @@ def carrier(model: nn.Module) -> nn.Module:
         ValueError: if several parts were.
         AdaptersDetached: if adapters are no longer where they were put.
     """
-    model = unwrap(model)
-    found = adapted_parts(model)
+    found = check_parts(model)
     if len(found) > 1:
-        raise ValueError(
-            f"{type(model).__name__} has several parts that were adapted by themselves: {', '.join(map(repr, found))}; give one."
-        )
-    for part in found.values():
-        check_attached(part)
-        return part
-    return model
+        raise ValueError(f"several parts of the model were adapted by themselves, {', '.join(map(repr, found))}; give one of them.")
+    return next(iter(found.values()), unwrap(model))
 
 
 def state_of(model: nn.Module) -> Adapted | None:
@@ -283,8 +285,7 @@ def check_flags(model: nn.Module) -> None:
         ValueError: naming a tensor for which it is not so.
         AdaptersDetached: if adapters are no longer where they were put.
     """
-    for prefix, part in adapted_parts(unwrap(model)).items():
-        check_attached(part)
+    for prefix, part in check_parts(model).items():
         trained = trained_tensors(part)
         for key, weight in part.named_parameters():
             if weight.requires_grad != (key in trained and weight.is_floating_point() and not state_of(part).folded):
@@ -549,6 +550,7 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
             _put(model, state.backbone)
         if name is not None:
             _put(model, state.aside.pop(name, {}))
+            untie_from_backbone(model, state.recipes[name].own)  # a classifier that was removed and is there again
         for _, site in sites(model):
             site.active = name if name in site else None
         state.active = name
@@ -578,7 +580,7 @@ def switched(model: nn.Module, name: str | None) -> Iterator[nn.Module]:
 def untie_from_backbone(model: nn.Module, keys: Iterable[str]) -> None:
     """Let these tensors be copies that a set may train; the backbone's own wait for when the set is switched off."""
     state, own = state_of(model), own_tensors(model)
-    shared = {key: own[key] for key in keys if state.backbone.setdefault(key, own[key]) is own[key]}
+    shared = {key: own[key] for key in keys if key in own and state.backbone.setdefault(key, own[key]) is own[key]}
     _put(model, {key: copy.deepcopy(value) for key, value in shared.items()})
     for value in shared.values():
         value.requires_grad_(False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..adapter import ConvAdapter
 from ..discovery import trace
-from ..recipe import adapted_parts, network_of, plain, release_running_stats, set_flags, state_of
+from ..recipe import adapted_parts, check_parts, network_of, plain, release_running_stats, set_flags, state_of, unwrap
 from .lean import foldable
 from .lean_layers import LEAN_CLASS, effective_weights
 
@@ -32,7 +32,8 @@ def fold(model: nn.Module) -> nn.Module:
     Returns:
         The copy, in evaluation mode; its outputs are the model's within float tolerance.
     """
-    folded = plain(copy.deepcopy(model)).eval()
+    check_parts(model)
+    folded = plain(copy.deepcopy(unwrap(model))).eval()
     every = [*folded.parameters(), *(value for tensors in _put_aside(folded) for value in tensors.values())]
     for tensor in every:
         tensor.requires_grad_(False)

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..discovery import Call, Trace, trace
 from ..hooks import sites
-from ..recipe import Lean, has_frozen_running_stats, network_of, plain
+from ..recipe import Lean, check_parts, has_frozen_running_stats, network_of, plain, unwrap
 from .lean_layers import LEAN_CLASS, LeanBatchNorm2d, LeanBatchNormAct2d, is_frozen_norm
 
 
@@ -57,8 +57,9 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     Raises:
         ValueError: if ``checkpoint`` is asked of a model that has no such method; it is left plain.
     """
+    check_parts(model)
     plain(model)
-    backbone = network_of(model)
+    backbone = network_of(unwrap(model))
     if checkpoint:
         if not hasattr(backbone, "set_grad_checkpointing"):
             raise ValueError(
