@@ -29,10 +29,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
-from .adapter_files import trained_state
 from .fast.caching import cache_prefix, channels_last
 from .fast.lean import lean as lean_form
-from .freezing import frozen_statistics, plain
+from .recipe import frozen_running_stats, plain, trained_state
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -145,7 +144,7 @@ def fit(
                 set_seed(_mix(seed, epoch, 1 + accelerator.process_index))
                 loader.set_epoch(epoch)
                 net.train()
-                for norm in frozen_statistics(model):  # of a model frozen by hand, without adapt or tune
+                for norm in frozen_running_stats(model):  # of a model frozen by hand, without adapt or tune
                     norm.eval()
                 for step, (images, labels) in enumerate(loader, start=epoch * len(loader)):
                     rate = learning_rate(step, steps, lr, warmup)

@@ -16,9 +16,8 @@ from torch.nn.utils import parametrize
 
 import minica
 from minica.fast.lean_layers import LeanNorm, pack, unpack
-from minica.freezing import Lean, hold_statistics
 from minica.profiling import activations
-from minica.schemes import make_own
+from minica.recipe import Lean
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
 
@@ -503,11 +502,8 @@ def test_compiled_code_notices_flags_and_loading():
 def test_switching_keeps_it(second, used):
     """The set that is in use when the model becomes lean makes no difference to what any set computes."""
     plain, images = trained()
-    minica.adapt(plain, "residual_parallel", name="second", num_classes=7)
-    for part in {"adapters": [], "norms": ["layer1.0.bn1", "layer2.0.bn2"], "stage": ["layer3"]}[second]:
-        plain.get_submodule(part).requires_grad_(True)
-    make_own(plain)
-    hold_statistics(plain)
+    train = {"adapters": [], "norms": ["layer1.0.bn1", "layer2.0.bn2"], "stage": ["layer3"]}[second]
+    minica.adapt(plain, "residual_parallel", name="second", num_classes=7, train=train)
     nets.disturb(plain.float()).double()
     minica.switch(plain, used)
     model = minica.lean(copy.deepcopy(plain))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from ..freezing import Attachment, frozen_statistics
-from ..schemes import Site
+from ..hooks import Attachment, Site
+from ..recipe import frozen_running_stats
 
 CHECKED = 32  # images of which a data set must give the same twice
 
@@ -121,7 +121,7 @@ def _train_forward(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
     before = {key: value.clone() for key, value in model.named_buffers()}
     torch.manual_seed(seed)
     model.train()
-    for norm in frozen_statistics(model):
+    for norm in frozen_running_stats(model):
         norm.eval()
     try:
         return _logits(model, images)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ..adapter import ConvAdapter
 from ..discovery import trace
-from ..freezing import plain, release_statistics
-from ..schemes import adapter_names, backbone_values
-from .lean import backbone_of, foldable
+from ..recipe import adapted_parts, network_of, plain, release_running_stats, set_flags, state_of
+from .lean import foldable
 from .lean_layers import LEAN_CLASS, effective_weights
 
 
@@ -37,7 +36,7 @@ def fold(model: nn.Module) -> nn.Module:
     every = [*folded.parameters(), *(value for tensors in _put_aside(folded) for value in tensors.values())]
     for tensor in every:
         tensor.requires_grad_(False)
-    backbone = backbone_of(folded)
+    backbone = network_of(folded)
     norms, own = foldable(backbone, trace(backbone)), _own_layers(folded)
     for name, module in list(backbone.named_modules()):
         if isinstance(module, ConvAdapter):
@@ -45,21 +44,22 @@ def fold(model: nn.Module) -> nn.Module:
         elif isinstance(module, nn.Conv2d) and type(module) in LEAN_CLASS and module not in own:
             norm = norms.get(name)
             _fold_convolution(module, None if norm in own else norm)
-    if hasattr(folded, "_minica"):
-        folded._minica["folded"] = True
+    for part in adapted_parts(folded).values():
+        state_of(part).folded = True
+        set_flags(part)
     return folded
 
 
 def _put_aside(model: nn.Module) -> list[dict[str, Tensor]]:
     """What sets that are not in use have for their own."""
-    return list(getattr(model, "_minica", {"beside": {}})["beside"].values())
+    states = [state_of(part) for part in adapted_parts(model).values()]
+    return [tensors for state in states for tensors in (state.backbone, *state.aside.values())]
 
 
 def _own_layers(model: nn.Module) -> set[nn.Module]:
     """The layers of which a set of adapters has its own: :func:`minica.switch` exchanges their tensors."""
-    if not adapter_names(model):
-        return set()
-    return {model.get_submodule(key.rpartition(".")[0]) for key in backbone_values(model)}
+    parts = adapted_parts(model).values()
+    return {part.get_submodule(key.rpartition(".")[0]) for part in parts for key in state_of(part).backbone}
 
 
 def _fold_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
@@ -74,7 +74,7 @@ def _fold_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
 
 def _empty(norm: nn.BatchNorm2d) -> None:
     """Leave of a norm what it does after its scale and shift.  The module stays: adapters may hang on it."""
-    release_statistics(norm)
+    release_running_stats(norm)
     norm.__class__ = nn.Sequential if isinstance(norm, BatchNormAct2d) else nn.Identity  # of its drop and its act
     norm._parameters.clear()
     norm._buffers.clear()

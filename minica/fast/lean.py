@@ -20,8 +20,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..discovery import Call, Trace, trace
-from ..freezing import Lean, held, plain
-from ..schemes import sites
+from ..hooks import sites
+from ..recipe import Lean, has_frozen_running_stats, network_of, plain
 from .lean_layers import LEAN_CLASS, LeanBatchNorm2d, LeanBatchNormAct2d, is_frozen_norm
 
 
@@ -58,7 +58,7 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
         ValueError: if ``checkpoint`` is asked of a model that has no such method; it is left plain.
     """
     plain(model)
-    backbone = backbone_of(model)
+    backbone = network_of(model)
     if checkpoint:
         if not hasattr(backbone, "set_grad_checkpointing"):
             raise ValueError(
@@ -101,11 +101,6 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     return model
 
 
-def backbone_of(model: nn.Module) -> nn.Module:
-    """The network inside ``model`` that its adapters are attached to."""
-    return model
-
-
 def _pads_with_numbers(conv: nn.Conv2d) -> bool:
     """Others ("same", reflected) are left as they are, and so is a norm behind them."""
     return not isinstance(conv.padding, str) and conv.padding_mode == "zeros"
@@ -142,7 +137,7 @@ def foldable(model: nn.Module, run: Trace) -> dict[str, nn.BatchNorm2d]:
         conv = modules[given.name]
         alone = all(call.begin <= at < call.end for at in run.uses[given.returned])
         frozen = is_frozen_norm(norm) and not _trains(norm) and not _trains(conv)
-        seen = given.returned in watched or conv._forward_hooks or len(norm._forward_pre_hooks) > held(norm)
+        seen = given.returned in watched or conv._forward_hooks or len(norm._forward_pre_hooks) > has_frozen_running_stats(norm)
         if alone and frozen and not seen:
             found[given.name] = norm
     return found

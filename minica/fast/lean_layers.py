@@ -16,8 +16,8 @@ from timm.layers import (
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..adapter import onednn_dilation
-from ..freezing import Lean, held
+from ..kernels import onednn_dilation
+from ..recipe import Lean, has_frozen_running_stats
 
 # ---------------------------------------------------------------- the weights that a convolution and its BatchNorm amount to
 
@@ -62,7 +62,7 @@ def is_frozen_norm(norm: nn.BatchNorm2d) -> bool:
     """Whether ``norm`` scales and shifts by constants: its weight is frozen, and so are its running statistics."""
     weight = norm._parameters["weight"]  # not norm.weight, which takes longer; this is asked in every step
     frozen = weight is not None and not weight.requires_grad and norm._buffers["running_mean"] is not None
-    return frozen and (not norm.training or held(norm))
+    return frozen and (not norm.training or has_frozen_running_stats(norm))
 
 
 class PreparedWeights:
@@ -88,7 +88,7 @@ class PreparedWeights:
         if conv._parameters.get("weight") is None or any(tensor.requires_grad for tensor in tensors):
             return False
         if norm is not None:
-            if not is_frozen_norm(norm) or conv._forward_hooks or len(norm._forward_pre_hooks) > held(norm):
+            if not is_frozen_norm(norm) or conv._forward_hooks or len(norm._forward_pre_hooks) > has_frozen_running_stats(norm):
                 return False
             if conv.__dict__.get("lean_prepared") is not self or norm.__dict__.get("lean_prepared") is not self:
                 return False
