@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 import minica
@@ -23,11 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
 
 
 def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
-    """Of all that trains; ``run`` is what is called instead of ``model``, its compiled form for instance."""
+    """Of the images and all that trains; ``run`` is what is called instead of ``model``, its compiled form for instance."""
     torch.manual_seed(0)  # of stochastic depth
     model.zero_grad()
-    F.cross_entropy((run or model.train())(images), torch.arange(len(images)) % 5).backward()
-    return {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
+    images = images.detach().requires_grad_()
+    F.cross_entropy(model.train()(images) if run is None else run(images), torch.arange(len(images)) % 5).backward()
+    found = {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
+    return found | {"images": images.grad}
 
 
 def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -280,6 +282,16 @@ def test_what_ends_it(tmp_path):
 # ---------------------------------------------------------------- what changes after ``lean``
 
 
+def trained(scheme: str = "conv_parallel") -> tuple[nn.Module, torch.Tensor]:
+    """In float64, and with the norms of a trained network: those of a new one do nearly nothing."""
+    model, images = adapted("basic", scheme, torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.add_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+    return model, images
+
+
 def other_values(module: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value * 1.25 if value.is_floating_point() else value for key, value in module.state_dict().items()}
 
@@ -338,8 +350,8 @@ def double_what_the_norm_receives(model):
 
 def replace_convolution(model):
     torch.manual_seed(0)
-    old = model.layer2[0].conv1
-    model.layer2[0].conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 1, bias=False).to(old.weight)
+    old = model.conv1[0]
+    model.conv1[0] = nn.Conv2d(3, old.out_channels, 3, old.stride, 1, bias=False).to(old.weight)
 
 
 def replace_norm(model):
@@ -383,7 +395,7 @@ ENDS = [  # plain in those layers
 @pytest.mark.parametrize("change", STAYS + ENDS)
 @pytest.mark.parametrize("copied", [None, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_what_changes_afterwards_is_noticed(change, copied):
-    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    plain, images = trained()
     model = minica.lean(copy.deepcopy(plain))
     model = model if copied is None else copied(model)
     before, bytes_before = gradients(model, images), activations(model, images)
@@ -392,7 +404,8 @@ def test_what_changes_afterwards_is_noticed(change, copied):
         change(changed)
     expected = gradients(plain, images)
     assert difference(gradients(model, images), expected) < 1e-9
-    assert before.keys() != expected.keys() or difference(expected, before) > 1e-3, "the change makes no difference"
+    if change is not part_is_plain_again:
+        assert before.keys() != expected.keys() or difference(expected, before) > 1e-3, "the change makes no difference"
     if change in STAYS:
         assert activations(model, images) == bytes_before
     torch.testing.assert_close(dict(model.state_dict()), dict(plain.state_dict()))
@@ -436,7 +449,7 @@ def through_meta(model):
     ],
 )
 def test_a_moved_model_stays_lean(move, tolerance):
-    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    plain, images = trained()
     model = minica.lean(copy.deepcopy(plain))
     move(plain)
     move(model)
@@ -447,19 +460,17 @@ def test_a_moved_model_stays_lean(move, tolerance):
 
 
 def test_functional_calls_with_other_weights():
-    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    plain, images = trained()
     model, others = minica.lean(copy.deepcopy(plain)), {key: value.detach() for key, value in other_values(plain).items()}
-    several = {key: torch.stack([value, 2 * value]) for key, value in others.items() if "conv" in key and "adapter" not in key}
-    for weights in (others, {**others, **{key: value.requires_grad_() for key, value in others.items() if "layer2" in key}}):
+    thawed = {key: value.clone().requires_grad_() for key, value in others.items() if key.startswith("layer2.0.conv")}
+    for weights in (others, others | thawed):
         torch.testing.assert_close(functional_call(model, weights, images), functional_call(plain, weights, images))
-    found, expected = (vmap(lambda weights, net=net: functional_call(net, weights, images))(several) for net in (model, plain))
-    torch.testing.assert_close(found, expected)
     assert difference(gradients(model, images), gradients(plain, images)) < 1e-9
 
 
 def test_threads_run_one_lean_model():
     """Also the first pass after a change, in which every thread may compute the folded weights anew."""
-    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    plain, images = trained()
     model, expected = minica.lean(copy.deepcopy(plain)).train(), []
     for round_ in range(5):
         other = {key: value * (1 + round_ / 4) for key, value in plain.state_dict().items() if "bn" in key}
@@ -487,10 +498,10 @@ def test_compiled_code_notices_flags_and_loading():
 
 
 @pytest.mark.parametrize("second", ["adapters", "norms", "stage"])
-@pytest.mark.parametrize("used", ["first", "second", None])
+@pytest.mark.parametrize("used", ["default", "second", None])
 def test_switching_keeps_it(second, used):
     """The set that is in use when the model becomes lean makes no difference to what any set computes."""
-    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    plain, images = trained()
     train = {"adapters": [], "norms": ["layer1.0.bn1", "layer2.0.bn2"], "stage": ["layer3"]}[second]
     minica.adapt(plain, "residual_parallel", name="second", num_classes=7, train=train)
     nets.disturb(plain.float()).double()

@@ -40,7 +40,7 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     statistics, computes plainly until it is frozen again.  Three things are not noticed, after which ``lean`` must be called
     again: values written through ``tensor.data`` (``weight.data.mul_(2)``), which PyTorch's version counters do not see; in
     compiled code, which does not compare tensors, any other new values of frozen tensors than by ``load_state_dict``; and a
-    norm that is called without the convolution before it.
+    norm that is called without the convolution before it.  The transforms of ``torch.func`` need the plain form.
 
     **Threads**: concurrent forward and backward passes of a lean model are safe.  Entering and leaving the lean form is not,
     nor is changing the model while another thread runs it.

@@ -96,20 +96,18 @@ class PreparedWeights:
                 return False
         if torch.compiler.is_compiling():
             return not self.stale
-        return self._current(tensors) or self.compute(tensors)
+        if not self._current(tensors):
+            self.compute(tensors)
+        return True
 
-    def compute(self, tensors: list[Tensor]) -> bool:
-        """Compute the weights from the layers' ``tensors``; False where these are not ordinary ones."""
-        try:
-            sources = [(tensor, tensor._version, tensor.data_ptr()) for tensor in tensors]
-        except RuntimeError:  # in torch.func's transforms
-            return False
+    def compute(self, tensors: list[Tensor]) -> None:
+        """Compute the convolution's weights from the two layers' ``tensors``."""
+        sources = [(tensor, tensor._version, tensor.data_ptr()) for tensor in tensors]
         weight, bias = effective_weights(self.conv, self.norm)
         self.conv.lean_weight = None if weight is self.conv.weight else weight
         self.conv.lean_bias = None if bias is self.conv.bias else bias
         # Last, so that another thread takes the weights only when they are complete.
         self.sources, self.stale = sources, False
-        return True
 
     def _tensors(self) -> list[Tensor]:
         """All that the weights are computed from.  A bias without a norm is used as it is, and may train."""
