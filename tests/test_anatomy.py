@@ -11,7 +11,7 @@ from torch import nn
 
 import minica
 from minica.anatomy import Row, Unit
-from minica.discovery import find_parts
+from minica.discovery import blank_image, classifier_names, find_parts, skeleton, trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")
 
@@ -262,7 +262,16 @@ def test_a_spec_survives_all_that_adapters_do(method, tmp_path):
         ({"Fused": Row((Unit("norm"),))}, "Fused.norm is no convolution"),
         ({"Fused": "conv"}, "a spec is"),
         ({"Fused": Row((3,))}, "a spec is"),
+        ({"Fused": ()}, "a spec is"),
+        ({"Fused": Row((Unit(3),))}, "'Fused' has no module 3"),
+        ({"Fused": Row((Unit(""),))}, "'Fused' has no module ''"),
+        ({"Fused": Row((Unit("conv", end_side="left"),))}, "unknown side of the spec's 'Fused' 'left'; choose one of input"),
+        ({"Fused": Row((Unit("conv"),), kind="blok")}, "unknown kind of the spec's 'Fused' 'blok'; choose one of block"),
+        ({"Fused": Row((Unit("norm", kernel=0),))}, "the kernel of the spec's 'Fused' must be a whole number"),
+        ({3: Row((Unit("conv"),))}, "3 is no class of Odd"),
         ([Row((Unit("conv"),))], "a spec is"),
+        ([], "a spec is"),
+        ("Fused", "a spec is"),
     ],
 )
 def test_a_wrong_spec_is_refused(spec, message):
@@ -271,3 +280,66 @@ def test_a_wrong_spec_is_refused(spec, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             prepare(model, spec=spec)
     assert not hasattr(model, "_minica")
+
+
+@pytest.mark.parametrize("wrong", [42, None, "resnet18", nn.ReLU, [nn.ReLU()], {}, torch.zeros(1, 3, 8, 8)])
+def test_what_is_no_module_is_refused(wrong):
+    for function in (find_parts, trace, skeleton, blank_image, classifier_names):
+        with pytest.raises(ValueError, match="must be a torch.nn.Module, got"):
+            function(wrong)
+
+
+def test_what_does_not_run_on_an_image_is_refused():
+    for model in (nn.Linear(3, 4), nn.Identity(), nn.ModuleList(), nn.LSTM(3, 4)):
+        with pytest.raises(ValueError, match="does not run on a blank image of shape|has no convolutional unit"):
+            find_parts(model)
+
+
+@pytest.mark.parametrize("size", ["x", 0, -3, (64,), (64, 64, 64), 3.5, True, 10**9])
+def test_sizes_of_images(size):
+    with pytest.raises(ValueError, match="size must be a whole number"):
+        blank_image(net("basic"), size)
+    assert blank_image(net("basic"), torch.Size([32, 48])).shape == (1, 3, 32, 48)
+    assert blank_image(nn.Identity()).shape == (1, 3, 224, 224)
+
+
+class Pooled(nn.Module):
+    """A block with a layer that has a kernel and is no convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(3, 1, 1)
+
+    def forward(self, x):
+        return x + self.pool(self.conv(x))
+
+
+def test_a_pool_is_no_convolution():
+    with pytest.raises(ValueError, match="Pooled.pool is no convolution"):
+        find_parts(nn.Sequential(Pooled()), {"Pooled": Row((Unit("pool"),))})
+
+
+def test_a_trace_records_what_a_module_itself_receives_and_returns():
+    """An adapter's hooks change both: the activation's output where it writes there, or the next convolution's input."""
+    for model, act in ((net("basic"), "layer1.0.act1"), (torchvision_net(), "layer1.0.relu")):
+        run = trace(minica.adapt(model, "conv_parallel"))
+        call, conv = run.by_name[act][0], run.by_name["layer1.0.conv2"][0]
+        delta = run.by_name["layer1.0.conv1.conv_adapter.default"][0].returned
+        written = [step for step in run.steps if call.returned in step.inputs and delta in step.inputs]
+        assert [step.operation for step in written] == ["add"]
+        kept = run.by_name["layer1.0.conv2.conv_adapter.default"][0].received[0]
+        assert kept == written[0].outputs[0] and call.returned != kept
+        assert call.out_shape == conv.in_shape
+
+
+def torchvision_net() -> nn.Module:
+    import torchvision
+
+    return torchvision.models.resnet18(num_classes=5)
+
+
+@pytest.mark.parametrize(("scheme", "acts"), [("conv_parallel", "LeanReLU ReLU"), ("conv_sequential", "ReLU LeanReLU")])
+def test_activations_stay_plain_only_where_their_output_is_kept(scheme, acts):
+    """In parallel the second adapter keeps the sum that the first one wrote; in sequence the first keeps act1's output."""
+    block = minica.lean(minica.adapt(net("basic"), scheme)).layer1[0]
+    assert [type(block.act1).__name__, type(block.act2).__name__] == acts.split()
