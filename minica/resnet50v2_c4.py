@@ -86,9 +86,9 @@ def weights() -> dict[str, Tensor]:
         FileNotFoundError: if the file is not there; the message says where to get it.
         ValueError: if it is another file.
     """
-    path = Path(os.environ.get("MINICA_DATA") or "MINICA_DATA", FILE)
-    remedy = f"`python data_scripts/weights.py --root FOLDER` makes it from {SOURCE}; then set MINICA_DATA to that folder"
-    if not path.is_file():
+    path = Path(os.environ.get("MINICA_DATA") or "", FILE)
+    remedy = f"`python data_scripts/weights.py --root FOLDER` makes it from {SOURCE}; then set MINICA_DATA=FOLDER"
+    if not os.environ.get("MINICA_DATA") or not path.is_file():
         raise FileNotFoundError(f"there is no {path}; {remedy}")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
