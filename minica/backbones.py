@@ -122,7 +122,8 @@ def _resolve(name: str, options: dict) -> tuple[str, PretrainedCfg, dict]:
             f"Use 'resnet50-in21k-bit-m' (the paper's main backbone) or 'resnet50-in1k'. {_without_network()}"
         )
     scheme, _, place = name.partition(":")
-    read = {"local-dir": load_model_config_from_path, "hf-hub": load_model_config_from_hf}.get(scheme.replace("_", "-"))
+    hub = partial(load_model_config_from_hf, cache_dir=options.get("cache_dir"))
+    read = {"local-dir": load_model_config_from_path, "hf-hub": hub}.get(scheme.replace("_", "-"))
     given, saved = options.get("pretrained_cfg"), {}
     if read and place:
         if given:
@@ -166,9 +167,8 @@ def _without_network() -> str:
 
 def _build_with(weights: dict[str, Tensor], build: Callable[..., nn.Module], config: PretrainedCfg, options: dict) -> nn.Module:
     """A network with all of these weights, but for a classifier with another number of outputs."""
-    classifier = config.classifier if isinstance(config.classifier, str) else (config.classifier or [None])[0]
-    weight = weights.get(f"{classifier}.weight")
-    classes = config.num_classes if weight is None else len(weight)
+    heads = [config.classifier] if isinstance(config.classifier, str) else config.classifier or []
+    classes = next((len(weights[f"{head}.weight"]) for head in heads if f"{head}.weight" in weights), config.num_classes)
     config = replace(config, state_dict=dict(weights), source=None, num_classes=classes, label_offset=None)
     options = dict(options, pretrained=True, pretrained_cfg=config, pretrained_cfg_overlay=None, checkpoint_path=None)
     num_classes = options.pop("num_classes", classes)
