@@ -8,17 +8,20 @@ from __future__ import annotations
 
 PRESETS = ("smoke", "laptop", "gpu", "paper")
 
-# Notebook 00, for configs/quickstart.toml; ``seeds`` is how many.
+# ``seeds`` is how many; the rest are entries of a run's configuration.
+LARGE = {
+    "gpu": dict(size=224, train_size=None, epochs=20, batch_size=32, seeds=5),
+    "paper": dict(size=224, train_size=None, epochs=100, batch_size=64, seeds=5),
+}
+# Notebook 00, for configs/quickstart.toml.
 QUICKSTART = {
     "smoke": dict(size=32, train_size=48, epochs=1, batch_size=16, seeds=1),
     "laptop": dict(size=96, train_size=None, epochs=6, batch_size=32, seeds=5),
-    "gpu": dict(size=224, train_size=None, epochs=20, batch_size=32, seeds=5),
-    "paper": dict(size=224, train_size=None, epochs=100, batch_size=64, seeds=5),
+    **LARGE,
 }
 # Notebooks 01 and 03, for configs/position.toml.
 POSITION = {
     "smoke": dict(size=32, train_size=32, epochs=1, batch_size=16, seeds=1),
     "laptop": dict(size=64, train_size=None, epochs=6, batch_size=16, seeds=5),
-    "gpu": dict(size=224, train_size=None, epochs=20, batch_size=32, seeds=5),
-    "paper": dict(size=224, train_size=None, epochs=100, batch_size=64, seeds=5),
+    **LARGE,
 }

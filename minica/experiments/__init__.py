@@ -1,32 +1,12 @@
 """Experiments: one run and its record, sweeps over configs, and their records as tables."""
 
-from .plans import CONFIGS, Cell, Plan, final_records, known_jobs, read_plan
+from .plans import CONFIGS, final_records, known_jobs, read_plan
 from .records import RESULTS, add_record, read_records, trial_key
 from .runs import load_task, prepare, provenance, run, training_options
 from .scores import bootstrap_interval, per_image_accuracy, spread
 from .sweeps import RECORDED, sweep
 from .tables import markdown
 
-__all__ = [
-    "CONFIGS",
-    "RECORDED",
-    "RESULTS",
-    "Cell",
-    "Plan",
-    "add_record",
-    "bootstrap_interval",
-    "final_records",
-    "known_jobs",
-    "load_task",
-    "markdown",
-    "per_image_accuracy",
-    "prepare",
-    "provenance",
-    "read_plan",
-    "read_records",
-    "run",
-    "spread",
-    "sweep",
-    "training_options",
-    "trial_key",
-]
+__all__ = ["CONFIGS", "RECORDED", "RESULTS", "add_record", "bootstrap_interval", "final_records", "known_jobs", "load_task"]
+__all__ += ["markdown", "per_image_accuracy", "prepare", "provenance", "read_plan", "read_records", "run", "spread", "sweep"]
+__all__ += ["training_options", "trial_key"]

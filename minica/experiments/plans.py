@@ -40,11 +40,11 @@ NUMBERS = {  # key -> type, least value
 }
 GRID = ("lr", "weight_decay")  # of which all pairs are tried
 LISTED = (*GRID, "seeds", "tuning_seeds")
-REQUIRED = ("backbones", "tasks", "methods", "seeds", "size", "epochs", "batch_size")
-PASSED_ON = ("size", "epochs", "batch_size", "warmup", "workers", "normalization", "cache", "wrong")  # to every run
 SWITCHES = ("cache", "wrong", "phases", "control")
 NORMALIZATIONS = ("backbone", "imagenet")
-OPTIONAL = (*GRID, "warmup", "workers", "tuning_seeds", "finalists", "metric", "normalization", "cache", "wrong", "phases")
+SIZES, SETTINGS = ("size", "epochs", "batch_size"), ("warmup", "workers", "normalization", "cache", "wrong")  # of every run
+REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
+OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases")
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
     seeds, tasks, backbones = (_list(config[key]) for key in ("seeds", "tasks", "backbones"))
     tuning_seeds = _list(config.get("tuning_seeds", seeds[0]))
     if "finalists" in config and len(tuning_seeds) == 1:
-        raise ValueError(
-            f"{path}: finalists are tried with further tuning_seeds, but there is only {tuning_seeds[0]}; add some."
-        )
+        raise ValueError(f"{path}: finalists go on to further tuning_seeds, but {tuning_seeds[0]} is the only one; add some.")
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
         for name in _list(task["data"]):
@@ -118,7 +116,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
     methods = _methods(path, config)
     _rehearse(path, backbones, methods)
-    fixed = {key: config[key] for key in config if key in PASSED_ON} | ({"phase": "tune"} if config.get("phases", True) else {})
+    phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
+    fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
     cells = [
         _cell(task, backbone, name, dict(method), fixed)
         for table in tasks
@@ -126,10 +125,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
         for backbone in backbones
         for name, method in methods.items()
     ]
-    metric, finalists, phases = (
-        config.get(*entry) for entry in (("metric", "accuracy"), ("finalists", None), ("phases", True))
-    )
-    return Plan(path.stem, seeds, tuning_seeds, finalists, metric, phases, cells)
+    return Plan(path.stem, seeds, tuning_seeds, config.get("finalists"), metric, phases, cells)
 
 
 def _methods(path: Path, config: dict) -> dict[str, dict]:

@@ -58,7 +58,29 @@ def sweep(
             f"through Ray's client ({ray}) records do not come back; start it on a machine of the cluster: --ray auto."
         )
     with _locked(place):
-        return _sweep(plan, place, ray, jobs, cpus, gpus, retry)
+        found = {key: record for key, record in read_records(place).items() if not (retry and "error" in record)}
+        todo = pending(plan, found)
+        print(f"{plan.name}: {len(plan.cells)} cells, {len(found)} trials recorded in {place}, {len(todo)} to run now")
+
+        def finished(record: dict) -> None:
+            if todo.pop(key := trial_key(record["config"]), None) is None:
+                return  # recorded already: its process died after it had sent the record
+            found[key] = record
+            add_record(place, record)
+            scores = [f"{split} {plan.metric} {record[split][plan.metric]:.1%}" for split in ("val", "test") if split in record]
+            what = f"{record['config'].get('phase', 'run')}, {len(todo)} to go: {describe(record['config'])}"
+            print(f"{what}: {record.get('error') or ', '.join(scores)}", flush=True)
+
+        while todo:  # first the tuning runs, then what follows from their records
+            if ray is None:
+                _in_process([*todo.values()], finished, cpus)
+            else:
+                _on_ray([*todo.values()], finished, ray, jobs, cpus or 1, gpus)
+            if todo:
+                raise RuntimeError(f"{len(todo)} trials ended without a record; start the sweep again to go on with them.")
+            todo = pending(plan, found)
+    print(sweep_table(plan, found))
+    return is_complete(plan, found)
 
 
 @contextmanager
@@ -76,36 +98,6 @@ def _locked(place: Path) -> Iterator[None]:
         raise ValueError(
             f"another sweep is writing to {place}; wait until it ends, or choose another place with --out."
         ) from None
-
-
-def _sweep(
-    plan: Plan, place: Path, ray: str | None, jobs: int | None, cpus: int | None, gpus: float | None, retry: bool
-) -> bool:
-    found = {key: record for key, record in read_records(place).items() if not (retry and "error" in record)}
-    todo = pending(plan, found)
-    print(f"{plan.name}: {len(plan.cells)} cells, {len(found)} trials recorded in {place}, {len(todo)} to run now", flush=True)
-
-    def finished(record: dict) -> None:
-        key = trial_key(record["config"])
-        if todo.pop(key, None) is None:  # recorded already: its process died after it had sent the record
-            return
-        found[key] = record
-        add_record(place, record)
-        score = record.get("error") or ", ".join(
-            f"{split} {plan.metric} {record[split][plan.metric]:.1%}" for split in ("val", "test") if split in record
-        )
-        print(f"{record['config'].get('phase', 'run')}, {len(todo)} to go: {describe(record['config'])}: {score}", flush=True)
-
-    while todo:  # first the tuning runs, then what follows from their records
-        if ray is None:
-            _in_process([*todo.values()], finished, cpus)
-        else:
-            _on_ray([*todo.values()], finished, ray, jobs, cpus or 1, gpus)
-        if todo:
-            raise RuntimeError(f"{len(todo)} trials ended without a record; start the sweep again, and it goes on with them.")
-        todo = pending(plan, found)
-    print(sweep_table(plan, found))
-    return is_complete(plan, found)
 
 
 def trial(job: dict, cpus: int | None) -> dict:
@@ -137,10 +129,9 @@ def _on_ray(
     todo: list[dict], finished: Callable[[dict], None], address: str, jobs: int | None, cpus: int, gpus: float | None
 ) -> None:
     # By default Ray reports usage, draws boxes, changes the folder, writes three logs a trial and handles Ctrl-C itself.
-    for key in ("RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT", "RAY_CHDIR_TO_TRIAL_DIR"):
-        os.environ.setdefault(key, "0")
-    for key in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_DISABLE_SIGINT_HANDLER"):
-        os.environ.setdefault(key, "1")
+    settings = dict.fromkeys(("RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT", "RAY_CHDIR_TO_TRIAL_DIR"), "0")
+    settings |= dict.fromkeys(("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_DISABLE_SIGINT_HANDLER"), "1")
+    os.environ.update(settings | os.environ)
     import ray
     from ray import tune as ray_tune
 
