@@ -60,7 +60,8 @@ def sweep(
     with _locked(place):
         found = {key: record for key, record in read_records(place).items() if not (retry and "error" in record)}
         todo = pending(plan, found)
-        print(f"{plan.name}: {len(plan.cells)} cells, {len(found)} trials recorded in {place}, {len(todo)} to run now")
+        recorded = f"{len(found)} trials recorded in {place}"
+        print(f"{plan.name}: {len(plan.cells)} cells, {recorded}, {len(todo)} to run now", flush=True)
 
         def finished(record: dict) -> None:
             if todo.pop(key := trial_key(record["config"]), None) is None:
