@@ -1,1 +1,1 @@
-"""What does each method cost, in memory and in time?  ``python -m benchmarks`` measures it on this machine."""
+"""The memory and the time that each method costs; ``python -m benchmarks`` measures them on this machine."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from minica.atomic import write_atomically
-from minica.experiments.runs import RESULTS, recorded, records, write_records
+from minica.experiments import RESULTS, add_record, read_records, trial_key
 
 from .measure import BACKBONES, LAYOUTS, PRECISIONS, describe, measure, table
 
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
             args.backbones, args.precisions, args.layouts, args.batch, args.size
         )
     ]
-    args.out.mkdir(parents=True, exist_ok=True)
+    place = args.out / f"{args.name}.json"
     for number, cell in enumerate(cells, 1):
-        if not recorded([cell], args.name, args.out):
+        if trial_key(cell) not in read_records(place):
             print(f"{number}/{len(cells)}: {describe(cell)}", flush=True)
-            write_records(args.out / f"{args.name}.json", [*records(args.name, args.out), measure(cell)])
-        text = table(records(args.name, args.out))
-        write_atomically(args.out / f"{args.name}.md", text.encode())
+            add_record(place, measure(cell))
+        text = table([*read_records(place).values()])
+        write_atomically(place.with_suffix(".md"), text.encode())
     print(text)
     return 0
 

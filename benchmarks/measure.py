@@ -1,4 +1,4 @@
-"""How is it measured?  All methods in one process, taking turns: what disturbs the machine disturbs all of them alike."""
+"""Measures all methods in one process, taking turns, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minica
-from minica.experiments.runs import where
+from minica.experiments import markdown, provenance
 from minica.profiling import activations
 
 from .methods import METHODS, Refused, side_effects
@@ -59,7 +59,7 @@ def measure(cell: dict) -> dict:
     for key, nets in (("inference", models), ("folded", folded)):
         for name, times in _take_turns({name: _inference(net, images, cell) for name, net in nets.items()}, cell).items():
             found[name][key] = times
-    return {"config": cell, "methods": found, **where()}
+    return {"config": cell, "methods": found, **provenance()}
 
 
 def _batch(cell: dict) -> tuple[Tensor, Tensor]:
@@ -171,21 +171,16 @@ def describe(cell: dict) -> str:
 
 def table(records: list[dict]) -> str:
     """One Markdown table: a block of rows for each record."""
-    header = [
-        "backbone, precision, layout, images",
-        "method",
-        "trained",
-        "activations, MiB (of full)",
-        "step of full: median (range)",
-    ]
-    header += ["MACs of full", "inference of full", "folded, of full folded", "peak GPU memory of full"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    header = ["backbone, precision, layout, images", "method", "trained", "activations, MiB (of full)"]
+    header += ["step of full: median (range)", "MACs of full", "inference of full", "folded, of full folded"]
+    header += ["peak GPU memory of full"]
+    rows = []
     for record in records:
         full = record["methods"][next(iter(METHODS))]
         for name, entry in record["methods"].items():
             row = [describe(record["config"]) if entry is full else "", name]
             if "refused" in entry:
-                lines.append(f"| {' | '.join(row)} | refused | | | | | | |")
+                rows.append([*row, "refused", *[""] * 6])
                 continue
             kept = entry["activations"]
             row += [f"{entry['trained']:,}", f"{kept / 2**20:.1f} ({kept / full['activations']:.3f})"]
@@ -194,8 +189,8 @@ def table(records: list[dict]) -> str:
             row += [_spread(ratio(record, name, key)) for key in ("inference", "folded")]
             peak = entry["peak_memory"]
             row.append("-" if peak is None else f"{peak / full['peak_memory']:.2f}")
-            lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+            rows.append(row)
+    return markdown(header, rows) + "\n"
 
 
 ADAPTERS = {"published": "Conv-Adapter, published form", "plain": "Conv-Adapter", "lean": "Conv-Adapter, lean"}
@@ -203,14 +198,15 @@ ADAPTERS = {"published": "Conv-Adapter, published form", "plain": "Conv-Adapter"
 
 def summary(records: list[dict]) -> str:
     """The adapter's forms beside full fine-tuning, as Markdown: one line for each record."""
-    forms = " | ".join([*(f"kept, {form}" for form in ADAPTERS), *(f"step, {form}" for form in ADAPTERS)])
-    lines = [f"| backbone, precision, layout, images | kept, full | {forms} |", "|---" * (2 + 2 * len(ADAPTERS)) + "|"]
+    header = ["backbone, precision, layout, images", "kept, full"]
+    header += [f"{what}, {form}" for what in ("kept", "step") for form in ADAPTERS]
+    rows = []
     for record in records:
         full = record["methods"][next(iter(METHODS))]["activations"]
         kept = [f"{record['methods'][name]['activations'] / full:.2f}" for name in ADAPTERS.values()]
         steps = [_spread(ratio(record, name, "step")) for name in ADAPTERS.values()]
-        lines.append(f"| {' | '.join([describe(record['config']), f'{full / 2**20:.0f} MiB', *kept, *steps])} |")
-    return "\n".join(lines)
+        rows.append([describe(record["config"]), f"{full / 2**20:.0f} MiB", *kept, *steps])
+    return markdown(header, rows)
 
 
 def _spread(found: tuple[float, float, float] | None) -> str:

@@ -1,4 +1,4 @@
-"""Which methods are compared?  Those of the package, the adapter as it was published, and LoRA through ``peft``."""
+"""The methods that are compared: those of the package, the adapter as it was published, and LoRA through ``peft``."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import regenerate
 from fetch import Source, alone, built, download, members, unpack, verify_checksum
 from verify import FOLDERS, check, chosen, there
 
-from minica.data.catalogue import BENCHMARKS
+from minica.data.catalogue import CATALOGUE
 from minica.data.few_shot import SHOTS
 
 DOWNLOADS = "downloads"
@@ -112,7 +112,7 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
             regenerate.regenerate(short, files, unfinished / place)
         elif family == "vtab":
             archive = files[VTAB.name]
-            unpack(archive, unfinished / place, _vtab_folder(archive, BENCHMARKS[name].folders))
+            unpack(archive, unfinished / place, _vtab_folder(archive, CATALOGUE[name].folders))
         else:
             for source in sources:
                 target = unfinished / place / source.into

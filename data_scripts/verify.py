@@ -15,22 +15,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minica.data.catalogue import BENCHMARKS
-from minica.data.few_shot import PLACES, SHOTS, few_shot, noahs_list, whole_split
-from minica.data.fgvc import fgvc
+from minica.data.catalogue import CATALOGUE
+from minica.data.few_shot import PLACES, SHOTS, noahs_list, read_few_shot, whole_split
+from minica.data.fgvc import read_fgvc
 from minica.data.files import data_folder, find_folder, listed
 from minica.data.images import Collection
-from minica.data.vtab import vtab
+from minica.data.vtab import read_vtab
 
 SAMPLE = 100  # images of a set that are decoded unless all are asked for
-READERS = {"vtab": vtab, "fgvc": fgvc}
+READERS = {"vtab": read_vtab, "fgvc": read_fgvc}
 FOLDERS = {"vtab": "vtab-1k", "fgvc": "fgvc", "few-shot": "few-shot"}
 
 
 def there(name: str, root: Path) -> Path | None:
     """The folder of this benchmark, if there is one."""
     try:
-        return find_folder(root, FOLDERS[name.partition("/")[0]], BENCHMARKS[name].folders, name)
+        return find_folder(root, FOLDERS[name.partition("/")[0]], CATALOGUE[name].folders, name)
     except ValueError:
         return None
 
@@ -56,7 +56,7 @@ def check(name: str, root: Path, every_image: bool = False) -> Iterator[tuple[bo
 
 
 def _check_counts(name: str, found: Collection) -> Iterator[tuple[bool, str]]:
-    facts = BENCHMARKS[name]
+    facts = CATALOGUE[name]
     sizes = {"train": facts.train, "val": facts.val, "test": facts.test, "final": facts.train + facts.val}
     for split, expected in sizes.items():
         count = len(found.splits[split])
@@ -67,18 +67,18 @@ def _check_counts(name: str, found: Collection) -> Iterator[tuple[bool, str]]:
 
 def _check_shots(name: str, root: Path) -> Generator[tuple[bool, str], None, Collection]:
     """Few-shot tasks: NOAH's fifteen lists, the split that shots are drawn from, or both."""
-    facts, folder = BENCHMARKS[name], there(name, root)
+    facts, folder = CATALOGUE[name], there(name, root)
     whole = whole_split(folder, facts.classes) if folder else None
     if whole:
         found = listed(name, [folder / place for place in PLACES], *whole, "")
         yield True, "the split that shots are drawn from is well-formed, and every image in it exists"
         yield from _check_counts(name, found)
     wanted = list(product(SHOTS, range(3)))
-    # Beside a whole split some may be lacking: then few_shot() draws.  CoOp's Pets have other things in annotations.
+    # Beside a whole split some may be lacking: then read_few_shot() draws.  CoOp's Pets have other things in annotations.
     lists = [row for row in wanted if noahs_list(folder, *row).is_file()] if whole else wanted
     if lists:
         for shots, seed in lists:
-            found = few_shot(name.partition("/")[2], root, shots, seed)
+            found = read_few_shot(name.partition("/")[2], root, shots, seed)
         yield True, f"{len(lists)} of NOAH's {len(wanted)} lists of shots have as many images of each class as they say"
         for split, expected in facts.sizes.items():
             yield len(found.splits[split]) == expected, f"{split}: {len(found.splits[split]):,} images, published {expected:,}"
@@ -115,9 +115,9 @@ def report(name: str, root: Path, every_image: bool = False) -> bool:
 def chosen(names: Sequence[str]) -> list[str]:
     """Benchmarks by their names or families; all if there are none."""
     for name in names:
-        if not any(name in (known, known.partition("/")[0]) for known in BENCHMARKS):
-            raise ValueError(f"unknown benchmark {name!r}; choose among {', '.join(BENCHMARKS)}, or vtab, fgvc, few-shot.")
-    return [known for known in BENCHMARKS if not names or known in names or known.partition("/")[0] in names]
+        if not any(name in (known, known.partition("/")[0]) for known in CATALOGUE):
+            raise ValueError(f"unknown benchmark {name!r}; choose among {', '.join(CATALOGUE)}, or vtab, fgvc, few-shot.")
+    return [known for known in CATALOGUE if not names or known in names or known.partition("/")[0] in names]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

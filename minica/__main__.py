@@ -1,4 +1,4 @@
-"""What can be done from a command line?  ``python -m minica COMMAND``; the work is in the module each command names."""
+"""The command line, ``python -m minica COMMAND``; the work is in the module that each command imports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 
 def _course(args: argparse.Namespace) -> int:
-    from .course.runner import course
+    from .course.runner import run_course
 
-    return course(args.names, preset=args.preset, out=args.out, retrain=args.retrain, notebooks=args.notebooks)
+    return run_course(args.names, preset=args.preset, out=args.out, retrain=args.retrain, notebooks=args.notebooks)
 
 
 def _lab(args: argparse.Namespace) -> int:
@@ -20,44 +20,39 @@ def _lab(args: argparse.Namespace) -> int:
 
 
 def _records(args: argparse.Namespace) -> int:
-    from .course.presets import GRIDS
-    from .experiments.runs import RESULTS, complete
-    from .experiments.sweeps import CONFIGS, RECORDED, sweep
+    from .experiments import CONFIGS, RECORDED, RESULTS, sweep
 
-    if unknown := [name for name in args.names if name not in (*GRIDS, *RECORDED)]:
-        raise ValueError(f"unknown records {unknown[0]!r}; choose among {', '.join((*GRIDS, *RECORDED))}.")
-    for name in args.names or (*GRIDS, *RECORDED):
-        if name in GRIDS:
-            complete(name, GRIDS[name]())
-        else:
-            sweep(CONFIGS / f"{name}.toml", RESULTS / f"{name}.json")
+    if unknown := [name for name in args.names if name not in RECORDED]:
+        raise ValueError(f"unknown records {unknown[0]!r}; choose among {', '.join(RECORDED)}.")
+    for name in args.names or RECORDED:
+        sweep(CONFIGS / f"{name}.toml", RESULTS / f"{name}.json")
     return 0
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from .experiments.sweeps import sweep
+    from .experiments import sweep
 
     options = {key: getattr(args, key) for key in ("ray", "jobs", "cpus", "gpus", "retry")}
     return 0 if sweep(args.config, args.out, **options) else 1
 
 
 def _table(args: argparse.Namespace) -> int:
-    from .experiments.runs import trials
-    from .experiments.tables import paper_table
+    from .experiments import read_records
+    from .experiments.comparison import paper_table
 
-    print(paper_table(args.number, trials(args.records).values()))
+    print(paper_table(args.number, read_records(args.records).values()))
     return 0
 
 
 def _survey(args: argparse.Namespace) -> int:
     import timm
 
-    from .experiments.survey import summary, survey
+    from .experiments.survey import examine_all, summary
 
     chosen = [name for pattern in args.patterns or ["*"] for name in timm.list_models(pattern)]
     if not chosen:
         raise ValueError(f"no architecture of timm matches {' '.join(args.patterns)}.")
-    print(summary(survey(chosen)))
+    print(summary(examine_all(chosen)))
     return 0
 
 

@@ -553,9 +553,9 @@ def test_a_plain_resize_and_a_kept_aspect(tmp_path):
 
 
 def test_the_facts_are_the_papers_table_but_for_what_it_has_wrong():
-    rows = csv.DictReader((Path(minica.__file__).parent / "paper" / "table06.csv").open())
+    rows = csv.DictReader((Path(minica.__file__).parent / "experiments" / "paper" / "table06.csv").open())
     wrong = {"NABirds": ("classes", 555), "FGVCAirCraft": ("classes", 100)}
-    known = {facts.paper: facts for name, facts in data.BENCHMARKS.items() if not name.startswith("few-shot")}
+    known = {facts.paper: facts for name, facts in data.CATALOGUE.items() if not name.startswith("few-shot")}
     seen = 0
     for row in rows:
         facts = known.get(row["per_task_name"])
@@ -570,7 +570,7 @@ def test_the_facts_are_the_papers_table_but_for_what_it_has_wrong():
             expected["train"] = int(row["train"])
         assert {name: getattr(facts, name) for name in expected} == expected | ({key: value} if key else {}), row
         assert facts.group == row["group"]
-    assert seen == len(data.BENCHMARKS) == 28
+    assert seen == len(data.CATALOGUE) == 28
 
 
 def test_a_benchmark_trains_like_any_other_data(tmp_path):

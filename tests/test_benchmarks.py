@@ -10,7 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the r
 from benchmarks.__main__ import main
 from benchmarks.measure import ratio, summary, table
 from benchmarks.methods import METHODS
-from minica.experiments.runs import RESULTS, records
+from minica.experiments import RESULTS, read_records
+
+
+def records(name, folder=RESULTS):
+    return [*read_records(folder / f"{name}.json").values()]
 
 
 @pytest.fixture(scope="module")

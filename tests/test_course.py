@@ -16,9 +16,11 @@ import pytest
 import zmq.asyncio
 from jupyter_client.session import Session
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from publishing import MAX_BYTES, unpublishable
 
 from minica.__main__ import main
-from minica.course.runner import MAX_BYTES, ShellChannel, find, scan, tagged_text, unpublishable
+from minica.course.runner import ShellChannel, find
+from minica.course.scan import scan, tagged_text
 
 pytestmark = pytest.mark.xdist_group("course")  # the runs below are shared by the tests of this file
 
@@ -181,7 +183,7 @@ def test_a_reply_is_not_missed_while_widgets_are_answered():
             session.send(kernel, "execute_reply", ident=client)
             time.sleep(0.2)  # the reply is here, and nobody has looked yet
             channel.send(session.msg("comm_msg"))  # as nbclient does for an Output widget
-            return (await asyncio.wait_for(waiting, 10))["msg_type"]
+            return (await asyncio.wait_for(waiting, 60))["msg_type"]
         finally:
             socket.close(0)
             kernel.close(0)
@@ -265,7 +267,7 @@ def test_unknown_options_are_refused(capsys):
 
 def test_lab_opens_the_notebooks_and_passes_options_on(tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr("minica.course.subprocess.call", lambda line, env: called.append((line, env)) or 0)
+    monkeypatch.setattr("minica.course.runner.subprocess.call", lambda line, env: called.append((line, env)) or 0)
     assert main(["lab", "--notebooks", str(tmp_path), "--no-browser"]) == 0
     ((line, env),) = called
     assert line == [sys.executable, "-m", "jupyterlab", str(tmp_path), "--no-browser"]

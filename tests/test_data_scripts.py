@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from minica import data
-from minica.data.catalogue import BENCHMARKS, FEW_SHOT, FGVC
+from minica.data.catalogue import CATALOGUE, FEW_SHOT, FGVC
 from minica.data.few_shot import SHOTS
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "data_scripts"
@@ -423,7 +423,7 @@ def test_what_only_a_person_can_fetch_is_said(tmp_path, capsys):
 
 
 def test_every_benchmark_can_be_prepared_and_says_how(capsys):
-    assert {name for name in BENCHMARKS if not name.startswith("vtab/")} == prepare.SOURCES.keys()
+    assert {name for name in CATALOGUE if not name.startswith("vtab/")} == prepare.SOURCES.keys()
     with pytest.raises(SystemExit):
         prepare.main(["--help"])
     said = capsys.readouterr().out
@@ -440,8 +440,8 @@ def small(monkeypatch):
         ("fgvc/cub200", FGVC, dict(classes=3, train=16, val=2, test=6)),
         ("few-shot/pets", FEW_SHOT, dict(classes=3, train=48, val=3, test=6)),
     ):
-        changed = replace(BENCHMARKS[name], **facts)
-        monkeypatch.setitem(BENCHMARKS, name, changed)
+        changed = replace(CATALOGUE[name], **facts)
+        monkeypatch.setitem(CATALOGUE, name, changed)
         monkeypatch.setitem(table, name.partition("/")[2], changed)
 
 

@@ -32,7 +32,7 @@ def test_the_example_trains_in_two_processes(tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    example = textwrap.dedent(experiments.__doc__.partition("::\n\n")[2])
+    example = textwrap.dedent(experiments.runs.__doc__.partition("::\n\n")[2])
     assert example.count("num_processes=2") == 1
     # In the earlier cell the notebook computes with several threads, as most notebooks do.
     first = f"""
@@ -44,7 +44,7 @@ def test_the_example_trains_in_two_processes(tmp_path, monkeypatch):
     """
     cells = [textwrap.dedent(first), example.replace("num_processes=2", f"num_processes=2, use_port='{port}'")]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     model, task = experiments.prepare(CONFIG)
     images = torch.stack([task.test[i][0] for i in range(32)])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import nbformat
 import pytest
+from publishing import unpublishable
 
-from minica.course.runner import NOTEBOOKS, find, run, unpublishable
+from minica.course.runner import NOTEBOOKS, find, run
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 each = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])

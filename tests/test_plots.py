@@ -7,7 +7,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 
-from minica import SCHEMES, counting, plots
+from minica import SCHEMES, counting
+from minica.course import plots
 
 
 @pytest.fixture(autouse=True)

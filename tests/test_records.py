@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 import minica
-from minica import experiments, presets
+from minica import experiments
 from minica.adapter_files import ADAPTERS
-from minica.experiments.sweeps import CONFIGS, RECORDED, final_records, grid_table, pending, read_plan, sweep_table
+from minica.course import presets
+from minica.course.results import plan_at, records_or_runs
+from minica.experiments import CONFIGS, RECORDED, final_records, read_plan
+from minica.experiments.plans import chosen, pending
+from minica.experiments.tables import grid_table, methods_table, sweep_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-METHODS = presets.QUICKSTART_METHODS | presets.PUBLISHED_START
 
 
 @functools.cache
 def swept(name: str) -> tuple:
     """The plan and the committed records of one sweep."""
-    return read_plan(CONFIGS / f"{name}.toml"), experiments.trials(experiments.RESULTS / f"{name}.json")
+    return read_plan(CONFIGS / f"{name}.toml"), experiments.read_records(experiments.RESULTS / f"{name}.json")
 
 
 def finals(name: str, method: str, **point) -> list[dict]:
@@ -29,22 +32,6 @@ def finals(name: str, method: str, **point) -> list[dict]:
     return final_records(cell, found, plan)
 
 
-def quickstart(method: str) -> list[dict]:
-    configs = [presets.quickstart("laptop", METHODS[method], seed) for seed in presets.quickstart_seeds("laptop", method)]
-    return experiments.recorded(configs, "quickstart")
-
-
-def position(method: dict) -> list[dict]:
-    return [presets.position("laptop", method, seed) for seed in range(5)]
-
-
-def test_every_record_is_there():
-    for name, grid in presets.GRIDS.items():
-        assert len(experiments.recorded(grid(), name)) == len(grid()), f"run `python -m minica records {name}`"
-        for record in experiments.records(name):
-            assert {"test", "val", "trainable", "seconds", "versions", "hardware", "revision"} <= record.keys()
-
-
 @pytest.mark.parametrize("name", RECORDED)
 def test_every_sweep_is_complete(name):
     plan, found = swept(name)
@@ -52,34 +39,56 @@ def test_every_sweep_is_complete(name):
     assert len(plan.seeds) >= 5 and not any("error" in record for record in found.values())
     for record in found.values():
         assert {"trainable", "seconds", "versions", "hardware", "revision"} <= record.keys()
+        assert plan.phases or {"test", "val"} <= record.keys()
+
+
+@pytest.mark.parametrize(("name", "scale"), [("quickstart", presets.QUICKSTART), ("position", presets.POSITION)])
+def test_the_laptop_preset_is_what_was_recorded(name, scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan, found = swept(name)
+    results = records_or_runs(plan_at(name, **scale["laptop"]))
+    assert results.source == "recorded" and not any(tmp_path.iterdir()), "nothing is trained"
+    assert results.by_method() == {cell.method: final_records(cell, found, plan) for cell in plan.cells}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_no_method_is_tuned_less_than_another(name):
+    plan, _ = swept(name)
+    assert len({len(cell.points) for cell in plan.cells if len(cell.points) > 1}) == 1  # a control has one point
 
 
 def test_learning_rates_are_each_methods_best_on_validation():
-    rates = experiments.records("quickstart_rates")
-    for method in METHODS.values():
-        chosen = {key: method[key] for key in ("method", "options")}
-        tried = [record for record in rates if chosen.items() <= record["config"].items()]
-        assert len(tried) == 3, "no method is tuned less than another"
+    plan, found = swept("quickstart")
+    for cell in plan.cells:
+        assert len(cell.points) == 3
+        tried = [record for record in found.values() if record["config"]["options"] == cell.points[0]["options"]]
+        tried = [r for r in tried if r["config"]["method"] == cell.points[0]["method"] and r["config"]["seed"] == 0]
         best = max(tried, key=lambda record: record["val"]["accuracy"])
-        assert best["config"]["lr"] == method["lr"], method
+        assert len(tried) == 3 and {r["config"]["lr"] for r in final_records(cell, found, plan)} == {best["config"]["lr"]}
 
 
 def test_learning_rates_are_chosen_on_validation_over_two_seeds():
-    def accuracy(method, lr, seed):
-        (record,) = experiments.recorded([presets.position("laptop", method, seed, lr=lr)], "position")
-        return record["val"]["accuracy"]
-
-    for method in (*presets.LOCALITY_METHODS.values(), *presets.SCHEME_METHODS.values()):
-        rates, finalists = (lrs[method["method"]] for lrs in (presets.POSITION_RATES, presets.POSITION_FINALISTS))
-        assert len(rates) == 3, "no method is tuned less than another"
-        (dropped,) = set(rates) - set(finalists)
-        assert accuracy(method, dropped, 0) <= min(accuracy(method, lr, 0) for lr in finalists), method
-        assert method["lr"] == max(finalists, key=lambda lr: accuracy(method, lr, 0) + accuracy(method, lr, 1)), method
+    plan, found = swept("position")
+    for cell in plan.cells:
+        if len(cell.points) == 1:
+            continue
+        accuracies: dict[int, dict[float, float]] = {0: {}, 1: {}}
+        for record in found.values():
+            config = record["config"]
+            if config["seed"] < 2 and all(config[key] == cell.points[0][key] for key in ("method", "options")):
+                accuracies[config["seed"]][config["lr"]] = record["val"]["accuracy"]
+        if cell.method == "Adapters, 1 x 1":
+            assert accuracies[1].keys() == {2e-3, 5e-3}  # the first of them for the control as well
+        assert len(accuracies[0]) == 3 and len(accuracies[1]) == 2
+        (dropped,) = accuracies[0].keys() - accuracies[1].keys()
+        assert accuracies[0][dropped] <= min(accuracies[0][lr] for lr in accuracies[1]), cell.method
+        best = max(accuracies[1], key=lambda lr: accuracies[0][lr] + accuracies[1][lr])
+        assert chosen(cell, found, plan)[0]["lr"] == best, cell.method
 
 
 def test_the_claim():
     """Conv-Adapter beyond the linear probe's spread, within a point of full fine-tuning, under 5 % of its parameters."""
-    probe, adapter, full = (quickstart(name) for name in presets.QUICKSTART_METHODS)
+    probe, adapter, full = (finals("quickstart", name) for name in ("Linear probe", "Conv-Adapter", "Full fine-tuning"))
     assert len(probe) == len(adapter) == len(full) == 5
     assert experiments.spread(adapter)[0] > experiments.spread(probe)[2]
     assert experiments.spread(adapter)[1] > experiments.spread(full)[1] - 0.01
@@ -88,26 +97,27 @@ def test_the_claim():
 
 def test_locality():
     """Where place matters, k x k adapters are beyond the spread of 1 x 1 ones, at its rate or theirs; both beyond the probe."""
-    methods = presets.LOCALITY_METHODS | presets.SAME_RATE
-    found = {name: experiments.recorded(position(method), "position") for name, method in methods.items()}
-    assert {len(records) for records in found.values()} == {5}
+    plan, records = swept("position")
+    found = {cell.method: final_records(cell, records, plan) for cell in plan.cells}
     low, _, high = experiments.spread(found["Adapters, k x k"])
-    assert low > max(experiments.spread(found[name])[2] for name in ("Adapters, 1 x 1", *presets.SAME_RATE))
+    assert low > max(experiments.spread(found[name])[2] for name in ("Adapters, 1 x 1", "1 x 1, same rate"))
     assert experiments.spread(found["1 x 1, same rate"])[0] > experiments.spread(found["Linear probe"])[2]
     assert experiments.spread(found["Full fine-tuning"])[0] > high, "and full fine-tuning is beyond them all"
 
 
 def test_the_schemes_have_about_equal_size():
-    sizes = [experiments.recorded(position(method), "position")[0]["trainable"] for method in presets.SCHEME_METHODS.values()]
+    schemes = ("conv_parallel", "conv_sequential", "Adapters, k x k", "residual_sequential")
+    sizes = [finals("position", method)[0]["trainable"] for method in schemes]
     assert min(sizes) > 0.8 * max(sizes)
 
 
 def test_the_readme_shows_the_records():
     (shown,) = re.findall(r"<!-- table: quickstart -->\n(.*?)\n<!-- end -->", README, re.S)
-    assert shown == experiments.markdown_table({name: quickstart(name) for name in METHODS})
+    plan, _ = swept("quickstart")
+    assert shown == methods_table({cell.method: finals("quickstart", cell.method) for cell in plan.cells})
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", ["few_shot_solar_cells", "vtab_packaged", "solar_cells"])
 def test_the_readme_shows_the_sweeps(name):
     (shown,) = re.findall(rf"<!-- table: {name} -->\n(.*?)\n<!-- end -->", README, re.S)
     assert shown == (sweep_table if name == "solar_cells" else grid_table)(*swept(name))
@@ -129,18 +139,19 @@ def test_the_shipped_adapter_is_the_recorded_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "configs"),
+    ("name", "method"),
     [
-        ("quickstart", [presets.quickstart("laptop", METHODS["Conv-Adapter"], seed) for seed in range(5)]),
-        *[("position", position(method)) for method in presets.SAME_RATE.values()],  # notebook 01
-        ("position", position(presets.SCHEME_METHODS["residual_parallel"])),  # notebook 03
+        ("quickstart", "Conv-Adapter"),
+        ("position", "1 x 1, same rate"),  # notebook 01
+        ("position", "Adapters, k x k"),  # notebook 03's residual_parallel
     ],
 )
-def test_a_recorded_point_can_be_made_again(name, configs):
+def test_a_recorded_point_can_be_made_again(name, method):
     """One of the five seeds, trained anew: within their range, two points more at either side."""
-    accuracy = experiments.run(configs[0], progress=False)["test"]["accuracy"]
-    low, _, high = experiments.spread(experiments.recorded(configs, name))
-    assert low - 0.02 <= accuracy <= high + 0.02
+    recorded = finals(name, method)
+    accuracy = experiments.run(recorded[0]["config"], progress=False)["test"]["accuracy"]
+    low, _, high = experiments.spread(recorded)
+    assert len(recorded) == 5 and low - 0.02 <= accuracy <= high + 0.02
 
 
 @pytest.mark.parametrize(
@@ -155,15 +166,47 @@ def test_a_swept_point_can_be_made_again(name, point):
     assert low - 0.02 <= score <= high + 0.02
 
 
-def test_records_are_resumed_and_kept(tmp_path):
-    grid = [presets.quickstart("smoke", METHODS["Linear probe"], seed) for seed in range(2)]
-    (first,) = experiments.complete("trial", grid[:1], tmp_path)
-    before = (tmp_path / "trial.json").read_text()
-    both = experiments.complete("trial", grid, tmp_path)
-    assert both[0] == first, "a finished run is never run twice"
+def test_what_is_not_recorded_is_trained_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    smoke = presets.QUICKSTART["smoke"]
+    first = records_or_runs(plan_at("quickstart", methods=["Linear probe"], **smoke))
+    ((cell, (run,)),) = first.finals
+    assert first.source == "trained here" and (cell.method, run["config"]["seed"]) == ("Linear probe", 0)
+    assert run["config"]["lr"] == 2e-3, "the rate that the committed records chose"
+    assert run["test"]["n"] == 656 and 0 < run["test"]["accuracy"] < 1
+    written = {path: path.read_text() for path in (tmp_path / "records" / "quickstart").iterdir()}
+    both = records_or_runs(plan_at("quickstart", methods=["Linear probe"], **smoke | {"seeds": 2})).by_method()["Linear probe"]
+    assert both[0] == run, "a finished run is never run twice"
     assert [record["config"]["seed"] for record in both] == [0, 1]
-    assert (tmp_path / "trial.json").read_text().startswith(before.rstrip("\n]"))
-    assert first["test"]["n"] == 656 and 0 < first["test"]["accuracy"] < 1
+    assert all(path.read_text() == text for path, text in written.items())
+    assert records_or_runs(plan_at("quickstart", methods=["Linear probe"], **smoke), retrain=True).found.keys() == {
+        experiments.trial_key(run["config"])
+    }
+    assert len([*(tmp_path / "records").rglob("*.json")]) == 3, "retrained in a folder of its own"
+
+
+def test_a_run_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_at("quickstart", methods=["Linear probe"], seeds=1, size=32, train_size=10**6)
+    with pytest.raises(RuntimeError, match="1 runs in .*quickstart failed, the first with ValueError: train_size must be"):
+        records_or_runs(plan)
+
+
+@pytest.mark.parametrize("place", ["records", "records.json"])
+def test_the_store(place, tmp_path):
+    """A record is found by its configuration, whatever its order, and replaced by the next one of that."""
+    place = tmp_path / "new" / place
+    assert experiments.read_records(place) == {}
+    records = [{"config": {"lr": 0.1, "seed": seed}, "seconds": seed} for seed in range(3)]
+    for record in [*records, records[1] | {"seconds": 9}]:
+        experiments.add_record(place, record)
+    key = experiments.trial_key({"seed": 1, "train_size": None, "lr": 0.1})
+    assert experiments.read_records(place)[key]["seconds"] == 9 and len(experiments.read_records(place)) == 3
+    assert not list(tmp_path.rglob(".*")), "nothing unfinished is left"
+    experiments.add_record(tmp_path / "survey.json", {"architecture": "vgg11"}, by="architecture")
+    assert experiments.read_records(tmp_path / "survey.json", by="architecture").keys() == {experiments.trial_key("vgg11")}
+    with pytest.raises(ValueError, match="survey.json is not the record of a trial"):
+        experiments.read_records(tmp_path / "survey.json")
 
 
 def test_a_bootstrap_interval():
@@ -173,4 +216,4 @@ def test_a_bootstrap_interval():
     assert experiments.bootstrap_interval(values) == (low, high)
     assert experiments.bootstrap_interval(np.full(50, 0.5)) == (0.5, 0.5)
     runs = [{"test": {"n": 4, "wrong": [0]}}, {"test": {"n": 4, "wrong": [0, 3]}}]
-    assert experiments.rightness(runs).tolist() == [0, 1, 1, 0.5]
+    assert experiments.per_image_accuracy(runs).tolist() == [0, 1, 1, 0.5]

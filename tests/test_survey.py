@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import timm
 
-from minica import experiments, survey
+from minica import experiments
+from minica.experiments import survey
 
 ROOT = Path(__file__).parent.parent
-ROWS = experiments.records("survey")
+ROWS = [*experiments.read_records(experiments.RESULTS / "survey.json", by="architecture").values()]
 
 # The smallest architecture of every family (file) of timm, by what is expected of it.
 ADAPTED = """
@@ -55,8 +56,8 @@ def test_examine(architecture, verdict):
 
 
 def test_it_resumes_and_sums_up(tmp_path, capsys):
-    survey.survey(["test_resnet"], tmp_path)
-    rows = survey.survey(["test_resnet", "mixer_s32_224"], tmp_path)
+    survey.examine_all(["test_resnet"], tmp_path / "survey.json")
+    rows = survey.examine_all(["test_resnet", "mixer_s32_224"], tmp_path / "survey.json")
     assert capsys.readouterr().out.count("test_resnet:") == 1, "what is in the table is not examined again"
     table = survey.summary(rows)
     assert "| resnet | 1 | 1 | 0 | 0 | 0 | 70% |" in table and "| all | 2 | 1 | 0 | 1 | 0 | 70% |" in table
@@ -71,7 +72,7 @@ def test_a_failure_is_a_row(monkeypatch):
 
 def test_what_hangs_is_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(survey, "PATIENCE", 0.01)
-    (row,) = survey.survey(["test_resnet"], tmp_path)
+    (row,) = survey.examine_all(["test_resnet"], tmp_path / "survey.json")
     assert row["verdict"] == "failed" and row["reason"].startswith("no answer within 0.01 s")
 
 

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from minica import data, experiments
-from minica.experiments.sweeps import read_plan, sweep
+from minica.experiments import read_plan, sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRIALS = 25  # of configs/packaged.toml: 4 + 4 + 8 tuning runs, 3 x 3 final ones
@@ -35,11 +35,11 @@ def table(text):
 def numbers(folder):
     """Everything that a sweep found, and nothing of how long it took."""
     keys = ("config", "selection", "trainable", "train_loss", "val", "test")
-    return {key: {name: record.get(name) for name in keys} for key, record in experiments.trials(folder).items()}
+    return {key: {name: record.get(name) for name in keys} for key, record in experiments.read_records(folder).items()}
 
 
 def failures(folder):
-    return [record["error"] for record in experiments.trials(folder).values() if "error" in record]
+    return [record["error"] for record in experiments.read_records(folder).values() if "error" in record]
 
 
 def written(folder):
@@ -57,7 +57,7 @@ def whole(tmp_path_factory):
 
 def test_every_trial_leaves_a_whole_record(whole):
     folder, shown = whole
-    records = experiments.trials(folder)
+    records = experiments.read_records(folder)
     assert len(records) == TRIALS
     for key, record in records.items():
         assert json.loads((folder / f"{key}.json").read_text()) == record
@@ -167,7 +167,7 @@ def test_a_failed_trial_stops_nothing_and_is_listed(tmp_path, capsys):
     assert "Failed (2): ValueError: train_size must be between 1 and 1574" in shown
     assert "Failed (1): TrainingDiverged: " in shown
     assert "First: solar-cells task=defect train_size=5000 tf_efficientnet_lite0 linear() lr=0.01" in shown
-    assert len(experiments.trials(folder)) == 5  # and no final run of a cell that is not tuned to the end
+    assert len(experiments.read_records(folder)) == 5  # and no final run of a cell that is not tuned to the end
 
     before = written(folder)
     assert not sweep(config, folder)
@@ -180,7 +180,7 @@ def test_a_failed_trial_stops_nothing_and_is_listed(tmp_path, capsys):
     assert not sweep(config, folder, retry=True)
     assert "3 to run now" in capsys.readouterr().out
     assert {name for name, when in before.items() if written(folder)[name] != when} == {
-        f"{key}.json" for key, record in experiments.trials(folder).items() if "error" in record
+        f"{key}.json" for key, record in experiments.read_records(folder).items() if "error" in record
     }
 
 
@@ -215,7 +215,7 @@ def test_two_sweeps_on_the_same_records(tmp_path):
 )
 def test_our_configs(name, cells, points, finals, monkeypatch):
     if name != "packaged":  # building each network takes long, and other tests do it
-        monkeypatch.setattr("minica.sweep._rehearse", lambda *arguments: None)
+        monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
     plan = read_plan(CONFIGS / f"{name}.toml")
     assert (len(plan.cells), sum(len(cell.points) for cell in plan.cells)) == (cells, points)
     assert len(plan.cells) * len(plan.seeds) == finals
@@ -278,7 +278,7 @@ def test_a_cached_sweep(tmp_path):
         (tmp_path / f"{name}.toml").write_text(text)
         assert sweep(tmp_path / f"{name}.toml", tmp_path / name)
     plain, cached = (
-        sorted(experiments.trials(tmp_path / name).values(), key=lambda record: record["config"]["phase"])
+        sorted(experiments.read_records(tmp_path / name).values(), key=lambda record: record["config"]["phase"])
         for name in ("plain", "cached")
     )
     for one, other in zip(plain, cached, strict=True):
@@ -292,7 +292,7 @@ def test_tuned_over_two_seeds_into_one_file(tmp_path, capsys):
     (tmp_path / "two.toml").write_text(text.replace("lr = [1e-2, 1e37]", "lr = [1e-2, 1e-3, 1e37]"))
     assert sweep(tmp_path / "two.toml", tmp_path / "new" / "records.json")
     assert "| 3 of 3 | lr " in capsys.readouterr().out
-    records = experiments.trials(tmp_path / "new" / "records.json")
+    records = experiments.read_records(tmp_path / "new" / "records.json")
     assert [*records.values()] == json.loads((tmp_path / "new" / "records.json").read_text()) and len(records) == 7
     means = {}
     for record in records.values():

@@ -4,14 +4,15 @@ import re
 
 import pytest
 
-from minica import experiments, paper
+from minica import experiments
 from minica.__main__ import main
-from minica.data import BENCHMARKS
-from minica.experiments.tables import SCHEME_TUNING, TUNING, paper_table
+from minica.data import CATALOGUE
+from minica.experiments import paper
+from minica.experiments.comparison import SCHEME_TUNING, TUNING, paper_table
 
 METHODS = {name: ("conv_adapter", {"scheme": scheme, "compression": 4}) for scheme, name in SCHEME_TUNING.items()}
 METHODS |= {name: (method, {}) for method, name in TUNING.items()}
-DATA = {(facts.group, facts.paper): data for data, facts in BENCHMARKS.items()}
+DATA = {(facts.group, facts.paper): data for data, facts in CATALOGUE.items()}
 
 
 def final(backbone, tuning, data, accuracy, seed=0, trainable=1_000_000, **changes):
@@ -69,7 +70,7 @@ def test_groups_are_averaged_as_the_paper_does():
 
 
 def test_few_shot_is_a_mean_over_five_data_sets():
-    few = [data for data in BENCHMARKS if data.startswith("few-shot/")]
+    few = [data for data in CATALOGUE if data.startswith("few-shot/")]
     records = [
         final("convnext-b-in21k", "VPT", data, 0.1 * shots + 0.01 * place + 0.002 * seed, seed, shots=shots)
         for shots in (1, 4)
@@ -110,7 +111,7 @@ def test_timm_names_of_the_papers_backbones_count_as_well():
 
 def test_the_command(tmp_path, capsys):
     for record in papers_own(11):
-        experiments.write_trial(tmp_path / "one" / "sweep", record)
+        experiments.add_record(tmp_path / "one" / "sweep", record)
     assert main(["table", "11", "--records", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == paper_table(11, papers_own(11)).strip()
     assert main(["table", "4", "--records", str(tmp_path)]) == 2

@@ -1,4 +1,4 @@
-"""What figures do the notebooks share?  Each function draws once and returns the figure; a widget is a slider around one."""
+"""The figures that notebooks share: each function draws one and returns it; a notebook's widget is a slider around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do the course's notebooks run, and what did they really do?  Papermill, and a scan for what it lets through.
+"""Runs the course's notebooks with papermill, and opens them in JupyterLab.
 
 A notebook speaks to the runner through the tags of its cells:
 
@@ -13,16 +13,14 @@ relative paths, and nothing lands among the sources.  Needs the ``course`` extra
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import json
 import math
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -37,21 +35,15 @@ from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
-from nbformat import NotebookNode
 
 from .presets import PRESETS
+from .scan import cell_place, one_line, parameter_faults, scan, tagged_text
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-MAX_BYTES = 250_000  # a committed notebook must open on GitHub and on a phone
 
 # Threads that wait busily slow each other down as soon as anything else runs: on two busy cores a training step of
 # EfficientNet-Lite0 took 1.0 s instead of 1.6 to 3.9 s when they wait passively.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
-
-_ABSOLUTE = re.compile(
-    r"(?<![\w.~-])/(?:home|root|tmp|Users|var|opt|mnt|srv|work|workspace|content|private|Volumes)/[\w.]"
-    r"|\b[A-Za-z]:[\\/]+(?:Users|Windows|Program Files|Temp)\b"
-)
 
 
 @dataclass
@@ -69,7 +61,7 @@ class Run:
     adapters: list[Path] = field(default_factory=list)  # adapter files saved meanwhile
 
 
-def course(
+def run_course(
     names: Sequence[str] = (),
     *,
     preset: str = "laptop",
@@ -138,9 +130,6 @@ def _folder(notebooks: str | Path | None) -> Path:
             "package: use a clone installed with 'pip install -e .[course]', or name their folder with --notebooks."
         )
     return folder
-
-
-# ---------------------------------------------------------------- running
 
 
 class ShellChannel(AsyncZMQSocketChannel):
@@ -228,15 +217,15 @@ def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: b
     except papermill.PapermillExecutionError:
         pass  # the executed copy holds the error and its cell, which the scan names
     except Exception as error:  # a notebook that is not one, a kernel that died: the next notebook still runs
-        result.faults = [_line(f"{type(error).__name__}: {error}")]
+        result.faults = [one_line(f"{type(error).__name__}: {error}")]
         if executed.exists():
             begun = [cell for cell in nbformat.read(executed, 4).cells if cell.metadata.papermill.get("start_time")]
-            result.faults = [f"{_place(cell)}: {result.faults[0]}" for cell in begun[-1:]] or result.faults
+            result.faults = [f"{cell_place(cell)}: {result.faults[0]}" for cell in begun[-1:]] or result.faults
     result.seconds, result.memory = time.time() - started, _Kernel.last_peak
     if executed.exists():
         notebook = nbformat.read(executed, 4)
         result.faults += scan(notebook)
-        result.headline = _line(tagged_text(notebook, "headline"))
+        result.headline = one_line(tagged_text(notebook, "headline"))
         result.tables = tagged_text(notebook, "result-table")
         # Papermill notes where it ran; the copy may be shared or committed, so only the names stay.
         notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
@@ -274,106 +263,3 @@ def _details(done: Run) -> str:
 def _shown(path: Path) -> Path:
     """Relative to where the reader stands, if it is below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-# ---------------------------------------------------------------- scanning
-
-
-def scan(notebook: NotebookNode) -> list[str]:
-    """Every fault in an executed copy, whatever papermill's exit status said: an empty list if there is none.
-
-    Papermill ends well although a callback inside ``interact``, ``interactive_output`` or ``with Output()`` raised (the
-    error lives in the widget's saved state alone), although a parameter does not exist, although no cell is tagged
-    ``parameters`` (the notebook's own values then win), and although ``sys.exit()`` left the rest unexecuted.
-    """
-    faults = parameter_faults(notebook, notebook.metadata.get("papermill", {}).get("parameters", {}))
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    for cell in code:
-        errors = [output for output in cell.outputs if output.output_type == "error"]
-        faults += [f"{_place(cell)}: {_line(f'{error.ename}: {error.evalue}')}" for error in errors]
-    if skipped := [cell for cell in code if cell.execution_count is None]:
-        faults.append(f"not executed: {_place(skipped[0])} and {len(skipped) - 1} cells after it")
-    for bundle in notebook.metadata.get("widgets", {}).values():
-        state = bundle.get("state", {})
-        for model, entry in state.items():
-            for output in entry["state"].get("outputs", ()):
-                if output["output_type"] == "error":
-                    message = _line(f"{output['ename']}: {output['evalue']}")
-                    faults.append(f"{_showing(notebook, state, model)}: a widget's callback raised {message}")
-    return faults
-
-
-def parameter_faults(notebook: NotebookNode, parameters: dict[str, Any]) -> list[str]:
-    """Parameters that would not arrive: no cell tagged ``parameters``, or none in it by that name."""
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
-    if len(tagged) != 1:
-        return [f"{len(tagged)} cells are tagged 'parameters'; there must be one, which assigns PRESET and RETRAIN"]
-    nodes = ast.walk(ast.parse(tagged[0].source))
-    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    missing = [name for name in parameters if name not in names]
-    return [f"it has no parameter {name}; its cell assigns {', '.join(sorted(names)) or 'none'}" for name in missing]
-
-
-def unpublishable(path: str | Path) -> list[str]:
-    """What would keep a notebook from being committed or shown: too large, an absolute path, widgets without state."""
-    notebook, size = nbformat.read(path, 4), Path(path).stat().st_size
-    faults = []
-    if size > MAX_BYTES:
-        faults.append(f"{size / 1e3:.0f} kB, over {MAX_BYTES / 1e3:.0f} kB: make its pictures fewer or smaller")
-    for place, text in _texts(notebook):
-        if match := _ABSOLUTE.search(text):
-            faults.append(f"{place}: an absolute path, {text[match.start() : match.end() + 40].split()[0]}")
-    for name, bundle in notebook.metadata.get("widgets", {}).items():
-        if "state" not in bundle:  # GitHub then refuses to show any of the notebook
-            faults.append(f"its widget metadata {name} has no state; run it again, or delete metadata.widgets")
-    return faults
-
-
-def tagged_text(notebook: NotebookNode, tag: str) -> str:
-    """What the cells with this tag printed or showed as text."""
-    parts = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and tag in cell.metadata.get("tags", ()):
-            for output in cell.outputs:
-                if output.output_type == "stream" and output.name == "stdout":
-                    parts.append(output.text.strip("\n"))
-                elif "text/plain" in output.get("data", {}):
-                    parts.append(output.data["text/plain"])
-    return "\n".join(parts)
-
-
-def _texts(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
-    """(where, text) for all that can be read in a notebook; pictures are not text."""
-    yield "metadata", json.dumps(notebook.metadata, ensure_ascii=False)
-    for cell in notebook.cells:
-        yield _place(cell), cell.source
-        for output in cell.get("outputs", ()):
-            yield f"the output of {_place(cell)}", "\n".join([output.get("text", ""), *output.get("traceback", ())])
-            for kind, data in output.get("data", {}).items():
-                if not kind.startswith("image/"):
-                    yield f"the output of {_place(cell)}", data if isinstance(data, str) else json.dumps(data)
-
-
-def _place(cell: NotebookNode) -> str:
-    """A cell as its reader finds it: its number beside the code, and its first line."""
-    first = _line(next((line for line in cell.source.splitlines() if line.strip()), ""), 60)
-    return f"In [{cell.execution_count or ' '}] `{first}`" if cell.cell_type == "code" else f"`{first}`"
-
-
-def _showing(notebook: NotebookNode, state: dict[str, Any], model: str) -> str:
-    """The cell that shows a widget, or the box that it is in."""
-    entries, holders, boxes = {key: json.dumps(entry) for key, entry in state.items()}, set(), {model}
-    while boxes:
-        holders |= boxes
-        boxes = {key for key in entries.keys() - holders if any(f"IPY_MODEL_{box}" in entries[key] for box in boxes)}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if output.get("data", {}).get("application/vnd.jupyter.widget-view+json", {}).get("model_id") in holders:
-                return _place(cell)
-    return "a widget that no cell shows"
-
-
-def _line(text: str, length: int = 300) -> str:
-    """Text on one line, cut where it gets long."""
-    text = " ".join(text.split())
-    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import packaged
-from .catalogue import BENCHMARKS
-from .few_shot import few_shot
-from .fgvc import fgvc
+from .catalogue import CATALOGUE
+from .few_shot import read_few_shot
+from .fgvc import read_fgvc
 from .files import Files, data_folder
 from .folder import image_folder
-from .images import RESIZE_RULES, Collection, cut, decode, draw_shots
+from .images import RESIZE_RULES, Collection, decode, draw_shots, stratified_split
 from .transforms import AUGMENTATIONS, transform
-from .vtab import vtab
+from .vtab import read_vtab
 
-__all__ = ["AUGMENTATIONS", "BENCHMARKS", "IMAGENET", "RESIZE_RULES", "ImageDataset", "Task", "decode", "load", "transform"]
+__all__ = ["AUGMENTATIONS", "CATALOGUE", "IMAGENET", "RESIZE_RULES", "ImageDataset", "Task", "decode", "load", "transform"]
 
 PACKAGED = {"solar-cells": packaged.solar_cells, "shapes": packaged.shapes}
-BENCHMARK_AUGMENTATIONS = ("paper", "published", "none")
+CATALOGUE_AUGMENTATIONS = ("paper", "published", "none")
 # What the published code normalises by whatever the backbone expects: ``load(..., **IMAGENET)``.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -117,9 +117,9 @@ def load(
     Args:
         name: ``"solar-cells"``, ``"shapes"``, or a path to class folders; see
             :func:`~minica.data.packaged.solar_cells`, :func:`~minica.data.packaged.shapes` and
-            :func:`~minica.data.folder.image_folder`.  Or one of :data:`~minica.data.catalogue.BENCHMARKS`:
-            ``"vtab/dtd"``, ``"fgvc/cub200"``, ``"few-shot/pets"``; see :func:`~minica.data.vtab.vtab`,
-            :func:`~minica.data.fgvc.fgvc` and :func:`~minica.data.few_shot.few_shot`.
+            :func:`~minica.data.folder.image_folder`.  Or one of :data:`~minica.data.catalogue.CATALOGUE`:
+            ``"vtab/dtd"``, ``"fgvc/cub200"``, ``"few-shot/pets"``; see :func:`~minica.data.vtab.read_vtab`,
+            :func:`~minica.data.fgvc.read_fgvc` and :func:`~minica.data.few_shot.read_few_shot`.
         size: side S of the images in pixels.
         mean: what the network expects subtracted from pixels in [0, 1], one number or one for each of R, G, B.
         std: what it expects them divided by, likewise.
@@ -148,15 +148,15 @@ def load(
     if resize is not None:
         _check_choice("resize rule", resize, RESIZE_RULES)
     if augment is not None:
-        _check_choice("augmentation", augment, BENCHMARK_AUGMENTATIONS if name in BENCHMARKS else AUGMENTATIONS)
+        _check_choice("augmentation", augment, CATALOGUE_AUGMENTATIONS if name in CATALOGUE else AUGMENTATIONS)
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}.")
     mean, std = _by_channel("mean", mean), _by_channel("std", std)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, since pixels are divided by it, got {std}.")
 
-    if name in BENCHMARKS:
-        data = _benchmark(str(name), task, train_size, shots, seed, root)
+    if name in CATALOGUE:
+        data = _from_catalogue(str(name), task, train_size, shots, seed, root)
     elif name in PACKAGED or Path(name).expanduser().exists():
         if root is not None:
             raise ValueError(f"root= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
@@ -171,7 +171,7 @@ def load(
     else:
         raise ValueError(
             f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of "
-            f"{', '.join([*PACKAGED, *BENCHMARKS])}, or give the path of a folder that holds one folder of images for "
+            f"{', '.join([*PACKAGED, *CATALOGUE])}, or give the path of a folder that holds one folder of images for "
             "each class."
         )
 
@@ -179,15 +179,15 @@ def load(
     if train_size is not None:
         chosen = _subset(data, train_size, seed)
         splits = splits | {"train": chosen, "final": np.concatenate([chosen, splits["val"]])}
-    recipe = BENCHMARKS[name].recipe(augment) if name in BENCHMARKS else augment
+    changed = CATALOGUE[name].augmentation(augment) if name in CATALOGUE else augment
     # Pictures are tested as large as they are trained on: what is cut from a margin there has its margin cut off here.
-    resize = resize or ("centre" if name in BENCHMARKS and recipe.crop else "squash")
+    resize = resize or ("centre" if name in CATALOGUE and changed.crop else "squash")
     labels, sets = torch.from_numpy(data.labels), {}
     for split, indices in splits.items():
         images, trains = data.images[indices], split in ("train", "final")
         if isinstance(images, Files):
-            images.size, images.resize = recipe.decoded(size, resize) if trains else (size, resize)
-        sets[split] = ImageDataset(images, labels[indices], transform(size, mean, std, recipe if trains else "none"))
+            images.size, images.resize = changed.decoded(size, resize) if trains else (size, resize)
+        sets[split] = ImageDataset(images, labels[indices], transform(size, mean, std, changed if trains else "none"))
     final = sets.pop("final", None)
     about = {"source": data.source, "licence": data.licence, "citation": data.citation}
     loaded = Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
@@ -196,19 +196,19 @@ def load(
     return loaded
 
 
-def _benchmark(name: str, task: str | None, train_size: int | None, shots: int | None, seed: int, root) -> Collection:
+def _from_catalogue(name: str, task: str | None, train_size: int | None, shots: int | None, seed: int, root) -> Collection:
     family, _, short = name.partition("/")
     if task is not None:
         raise ValueError(f"{name} has only one task, got task={task!r}; leave it out.")
     if family == "few-shot":
         if train_size is not None:
             raise ValueError(f"of {name} choose shots, not train_size; got train_size={train_size!r}.")
-        found = few_shot(short, data_folder(root), shots, seed)
+        found = read_few_shot(short, data_folder(root), shots, seed)
     elif shots is not None:
         raise ValueError(f"shots= is for few-shot tasks, not for {name}; leave it out, or choose train_size.")
     else:
-        found = {"vtab": vtab, "fgvc": fgvc}[family](short, data_folder(root))
-    facts = BENCHMARKS[name]
+        found = {"vtab": read_vtab, "fgvc": read_fgvc}[family](short, data_folder(root))
+    facts = CATALOGUE[name]
     sizes = [("classes", len(found.classes), facts.classes)]
     sizes += [(f"{split} images", len(found.splits[split]), count) for split, count in facts.sizes.items()]
     if other := [f"{there:,} {what} (published: {count:,})" for what, there, count in sizes if there != count]:
@@ -233,7 +233,7 @@ def _subset(data: Collection, train_size: int, seed: int) -> np.ndarray:
     train = data.splits["train"]
     if not isinstance(train_size, int) or not 1 <= train_size <= len(train):
         raise ValueError(f"train_size must be between 1 and {len(train)}, all there are; got {train_size!r}.")
-    _, chosen = cut(train, data.strata, train_size, np.random.RandomState(seed))
+    _, chosen = stratified_split(train, data.strata, train_size, np.random.RandomState(seed))
     lost = np.setdiff1d(data.labels[train], data.labels[chosen])
     if len(lost):
         raise ValueError(

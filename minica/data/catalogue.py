@@ -1,4 +1,4 @@
-"""Which benchmarks does the paper use, and what must be true of a copy of them?
+"""The catalogue of the data sets that the paper uses, and what must be true of a copy of each.
 
 Sizes and classes are those of the published splits (the paper's Table 6 and the splits' own lists).  Where the two differ
 (NABirds has 555 classes, not 700; FGVC-Aircraft 100, not 102) this table has the data's.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .transforms import Recipe
+from .transforms import Augmentation
 
 # What is cut from a training picture, and whether it is mirrored.
-RESIZE, RESIZE_FLIP = Recipe(None, False), Recipe(None, True)
-SHIFT, SHIFT_FLIP = Recipe("shift", False), Recipe("shift", True)
-ZOOM, ZOOM_FLIP = Recipe(0.08, False), Recipe(0.08, True)
+RESIZE, RESIZE_FLIP = Augmentation(None, False), Augmentation(None, True)
+SHIFT, SHIFT_FLIP = Augmentation("shift", False), Augmentation("shift", True)
+ZOOM, ZOOM_FLIP = Augmentation(0.08, False), Augmentation(0.08, True)
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class DatasetFacts:
     """What is known of one data set."""
 
     paper: str  # its name in the paper's Tables 11 to 14; of few-shot tasks, in Table 6
@@ -27,8 +27,8 @@ class Benchmark:
     val: int
     test: int
     folders: tuple[str, ...]  # what its folder is called: here first, then in other people's copies
-    paper_recipe: Recipe  # the augmentation that the paper names
-    published_recipe: Recipe  # the one that its published code carries out
+    paper_augmentation: Augmentation  # the augmentation that the paper names
+    published_augmentation: Augmentation  # the one that its published code carries out
     names: list[str] | None = None  # of the classes, where a rule gives them
 
     @property
@@ -36,9 +36,9 @@ class Benchmark:
         """Images by split, as far as no choice of shots is in them."""
         return {"val": self.val, "test": self.test} | ({} if self.group == "Few-Shot" else {"train": self.train})
 
-    def recipe(self, augment: str) -> Recipe:
+    def augmentation(self, augment: str) -> Augmentation:
         """``"paper"``, ``"published"`` or ``"none"``."""
-        return {"paper": self.paper_recipe, "published": self.published_recipe, "none": RESIZE}[augment]
+        return {"paper": self.paper_augmentation, "published": self.published_augmentation, "none": RESIZE}[augment]
 
 
 _NAMES = {
@@ -50,11 +50,11 @@ _NAMES = {
     "smallnorb_ele": [f"{30 + 5 * i} degrees" for i in range(9)],
 }
 
-# The paper takes VTAB's "recommended optimal data augmentations" and does not list them.  The first recipe is that of the
+# The paper takes VTAB's "recommended optimal data augmentations" and does not list them.  The first augmentation is that of the
 # most complete public list, the plain-ViT configuration of Google's Scenic; the second what the published code carries out,
 # its typing error included, by which clevr_dist is zoomed and not shifted.
 # fmt: off
-_ROWS = (  # name, the paper's name, group, classes, test images, recipes, what else its folder is called
+_ROWS = (  # name, the paper's name, group, classes, test images, two augmentations, what else its folder is called
     ("caltech101",     "Caltech101",           "Natural",     102,  6084, SHIFT_FLIP,  ZOOM_FLIP),
     ("cifar100",       "Cifar100",             "Natural",     100, 10000, SHIFT_FLIP,  ZOOM_FLIP, "cifar"),
     ("dtd",            "DTD",                  "Natural",      47,  1880, SHIFT_FLIP,  ZOOM_FLIP),
@@ -77,14 +77,14 @@ _ROWS = (  # name, the paper's name, group, classes, test images, recipes, what 
     ("smallnorb_ele",  "Smallnorb/ele",        "Structured",    9, 12150, SHIFT_FLIP,  ZOOM_FLIP),
 )
 VTAB = {
-    name: Benchmark(paper, group, classes, 800, 200, test, (name, *folders), recipe, published, _NAMES.get(name))
-    for name, paper, group, classes, test, recipe, published, *folders in _ROWS
+    name: DatasetFacts(paper, group, classes, 800, 200, test, (name, *folders), named, published, _NAMES.get(name))
+    for name, paper, group, classes, test, named, published, *folders in _ROWS
 }
 
 # Section A.3 gives photographs of fine-grained classes a RandomResizedCrop from a fifth of the area and a flip.
-_PAPER, _PUBLISHED = Recipe(0.2, True), Recipe(0.22, True)
+_PAPER, _PUBLISHED = Augmentation(0.2, True), Augmentation(0.22, True)
 FGVC = {
-    name: Benchmark(paper, "FGVC", classes, train, val, test, (name, *folders), _PAPER, _PUBLISHED)
+    name: DatasetFacts(paper, "FGVC", classes, train, val, test, (name, *folders), _PAPER, _PUBLISHED)
     for name, paper, classes, train, val, test, *folders in (
         ("cub200",  "CUB200",        200,  5394,  600,  5794, "CUB_200_2011", "cub"),
         ("nabirds", "NABirds",       555, 21536, 2393, 24633),
@@ -93,7 +93,7 @@ FGVC = {
     )
 }
 FEW_SHOT = {
-    name: Benchmark(paper, "Few-Shot", classes, train, val, test, (name, *folders), _PAPER, _PUBLISHED)
+    name: DatasetFacts(paper, "Few-Shot", classes, train, val, test, (name, *folders), _PAPER, _PUBLISHED)
     for name, paper, classes, train, val, test, *folders in (
         ("aircraft",   "FGVCAirCraft",  100,  3334,  3333,  3333, "fgvc-aircraft", "fgvc_aircraft", "fgvc-aircraft-2013b/data"),
         ("food101",    "Food101",       101, 50500, 20200, 30300, "food-101"),
@@ -104,8 +104,9 @@ FEW_SHOT = {
 }
 # fmt: on
 
-BENCHMARKS = {
-    f"{family}/{name}": benchmark
+# "family/name", as :func:`minica.data.load` takes it, to what is known of it.
+CATALOGUE = {
+    f"{family}/{name}": facts
     for family, table in (("vtab", VTAB), ("fgvc", FGVC), ("few-shot", FEW_SHOT))
-    for name, benchmark in table.items()
+    for name, facts in table.items()
 }

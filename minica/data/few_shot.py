@@ -14,7 +14,7 @@ SHOTS = (1, 2, 4, 8, 16)
 PLACES = ("images", "data/images", "jpg", "")  # of the images, below the folder of the data set
 
 
-def few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
+def read_few_shot(name: str, root: Path, shots: int | None, seed: int) -> Collection:
     """``shots`` training images a class of Aircraft, Food101, Flowers102, Pets or Cars, and the whole val and test sets.
 
     * NOAH: ``annotations/train_meta.list.num_shot_4.seed_0`` (seeds 0, 1, 2), ``val_meta.list`` and ``test_meta.list``,

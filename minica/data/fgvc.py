@@ -13,7 +13,7 @@ from .files import Entry, find_folder, listed, read_json, read_mat, read_text, w
 from .images import Collection
 
 
-def fgvc(name: str, root: Path) -> Collection:
+def read_fgvc(name: str, root: Path) -> Collection:
     """CUB-200-2011, NABirds, Stanford Dogs or Stanford Cars.
 
     With ``train.json``, ``val.json`` and ``test.json`` in the folder (VPT's: ``{image: class id}``) these are the splits.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .images import Collection, cut, decode_all
+from .images import Collection, decode_all, stratified_split
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -46,7 +46,7 @@ def image_folder(root: Path, size: int, resize: str, seed: int) -> Collection:
     strata, random, fifth = np.array(labels), np.random.RandomState(seed), len(splits["train"]) / 5
     for split in missing:
         count = max(round(fifth), len(classes))
-        splits["train"], splits[split] = cut(splits["train"], strata, count, random)
+        splits["train"], splits[split] = stratified_split(splits["train"], strata, count, random)
 
     name = root.resolve().name
     return Collection(

@@ -184,10 +184,12 @@ class Collection:
     citation: str = ""
 
 
-def cut(indices: np.ndarray, strata: np.ndarray, count: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Cut ``count`` of ``indices`` off at random; returns (rest, cut), each in ascending order.
+def stratified_split(
+    indices: np.ndarray, strata: np.ndarray, count: int, random: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ``count`` of ``indices`` at random; returns (rest, drawn), each in ascending order.
 
-    Every stratum gives its share, rounded by largest remainder, and at least one if ``count`` allows that.  ``strata``
+    Every stratum gives its share of them, rounded by largest remainder, and at least one if ``count`` allows that.  ``strata``
     (N,) is looked up by index.  A ``RandomState`` and no newer generator, because numpy promises that its stream never
     changes: recorded results depend on the splits.
     """

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .images import Collection, cached, cut, decode_all, resized, to_tensor
+from .images import Collection, cached, decode_all, resized, stratified_split, to_tensor
 
 # ---------------------------------------------------------------------------------------------------------- solar cells
 
@@ -49,8 +49,8 @@ def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Collecti
     level = np.rint(np.array(probability, float) * 3).astype(np.int64)  # p is printed as 0.3333333333333333
     poly = np.array([SOLAR_CELL_TASKS["type"].index(name) for name in kind])
     strata, random = 2 * level + poly, np.random.RandomState(0)
-    train, test = cut(np.arange(len(files)), strata, round(0.25 * len(files)), random)
-    train, val = cut(train, strata, round(0.2 * len(train)), random)
+    train, test = stratified_split(np.arange(len(files)), strata, round(0.25 * len(files)), random)
+    train, val = stratified_split(train, strata, round(0.2 * len(train)), random)
     splits = {"train": train, "val": val, "test": test}
     if task == "kind":
         splits = {split: part[level[part] % 3 == 0] for split, part in splits.items()}

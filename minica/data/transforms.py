@@ -23,7 +23,7 @@ def _flips(size: int) -> list[nn.Module]:
     return [v2.RandomHorizontalFlip(), QuarterTurns()]
 
 
-class Recipe(NamedTuple):
+class Augmentation(NamedTuple):
     """How training pictures of one benchmark are augmented; see :mod:`minica.data.catalogue`.
 
     ``crop``: None resizes to S x S; ``"shift"`` resizes to 8/7 S (256 for 224) and cuts S x S out at random; a number is
@@ -54,11 +54,11 @@ class Recipe(NamedTuple):
 AUGMENTATIONS = {
     "none": lambda size: [],
     "flips": _flips,  # where no direction is special, as in solar cells; it makes position and orientation labels wrong
-    "crop": Recipe(0.2, True),  # for photographs: the paper's for FGVC and few-shot tasks (Section A.3)
+    "crop": Augmentation(0.2, True),  # for photographs: the paper's for FGVC and few-shot tasks (Section A.3)
 }
 
 
-def transform(size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: str | Recipe = "none") -> v2.Compose:
+def transform(size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: str | Augmentation = "none") -> v2.Compose:
     """From uint8 (1 | 3, S, S) to float32 (3, S, S): augment, grey to RGB, [0, 1], (x - mean) / std by channel."""
     steps = (AUGMENTATIONS[augment] if isinstance(augment, str) else augment)(size)
     return v2.Compose([*steps, v2.RGB(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])

@@ -11,7 +11,7 @@ from .images import Collection
 REGENERATED = "REGENERATED.txt"  # in the folder of a task that data_scripts/regenerate.py made
 
 
-def vtab(name: str, root: Path) -> Collection:
+def read_vtab(name: str, root: Path) -> Collection:
     """One of the 19 tasks of 1,000 training images (Zhai et al. 2019).
 
     ``vtab-1k/<task>/{train800,val200,train800val200,test}.txt`` have lines ``images/train800/000000.jpg 7``.  Choices are

@@ -1,4 +1,4 @@
-"""Is it true of every architecture?  The whole of timm's registry, adapted in every scheme, one row an architecture."""
+"""The survey: every architecture in timm's registry adapted in every scheme and checked, one row an architecture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ..counting import kernel_area
 from ..discovery import blank_image, find_parts
 from ..recipe import adapters
 from ..schemes import SCHEMES, UnsupportedScheme, adapt
-from .runs import RESULTS, records, write_records
+from .records import RESULTS, add_record, read_records, trial_key
+from .tables import markdown
 
 SIZES = (64, 96, 128, 192, None)  # the smallest image that a network accepts is enough to check it; None is its own
 NUMERIC_LIMIT = 30_000_000  # above so many parameters only shapes, counts and keys are checked
@@ -79,10 +80,11 @@ def _with_numbers(architecture: str) -> nn.Module:
     """The network with random weights, what is all zero in it moved away, since a zero gain hides gradients."""
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=10)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if not weight.any():
-                weight.fill_(0.1)
+    # Frozen before as after adapt: PyTorch may add in another order where a weight requires a gradient (davit's attention).
+    model.requires_grad_(False)
+    for weight in model.parameters():
+        if not weight.any():
+            weight.fill_(0.1)
     return model
 
 
@@ -139,18 +141,20 @@ def _accepted(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     raise AssertionError("unreachable: the last size returns or raises")
 
 
-def survey(architectures: Iterable[str] | None = None, folder: Path = RESULTS) -> list[dict]:
-    """Examine every architecture of timm that is not in the table yet; safe to stop and start again.
+def examine_all(architectures: Iterable[str] | None = None, place: Path = RESULTS / "survey.json") -> list[dict]:
+    """Examine every architecture of timm that has no record in ``place`` yet; safe to stop and start again.
 
     A process beside this one does the work, so that neither a hang nor a crash of one architecture ends the survey.
+
+    Returns:
+        All rows there are.
     """
-    found = records("survey", folder)
-    known = {row["architecture"] for row in found}
+    found = read_records(place, by="architecture")
     pool = None
     for architecture in architectures or timm.list_models():
-        if architecture in known:
+        if trial_key(architecture) in found:
             continue
-        if pool is None:  # the process leaves an interrupt from the keyboard to this one
+        if pool is None:  # an interrupt from the keyboard is for this process, not for the one that works
             pool = multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN))
         try:
             row = pool.apply_async(examine, (architecture,)).get(PATIENCE)
@@ -160,11 +164,11 @@ def survey(architectures: Iterable[str] | None = None, folder: Path = RESULTS) -
             row = dict(architecture=architecture, family=_family(architecture), verdict="failed", seconds=PATIENCE)
             row |= dict(reason=f"no answer within {PATIENCE} s: it took longer, or its process ran out of memory")
         print(f"{architecture}: {row['verdict']} {row['reason'][:80]} ({row['seconds']} s)", flush=True)
-        found.append(row)
-        write_records(folder / "survey.json", found)
+        found[trial_key(architecture)] = row
+        add_record(place, row, by="architecture")
     if pool is not None:
         pool.terminate()
-    return found
+    return [*found.values()]
 
 
 VERDICTS = ("adapted", "units only", "refused", "failed")
@@ -172,17 +176,14 @@ VERDICTS = ("adapted", "units only", "refused", "failed")
 
 def summary(rows: list[dict]) -> str:
     """Verdicts by family, and the share of spatial convolutions that adapters cover where there are any, as Markdown."""
-    lines = [
-        "| family | architectures | " + " | ".join(VERDICTS) + " | convolutions covered |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    shown = []
     for family in [*sorted({row["family"] for row in rows}), "all"]:
         members = [row for row in rows if family in (row["family"], "all")]
         counts = Counter(row["verdict"] for row in members)
         adapted = [row for row in members if "covered" in row]
         share = f"{sum(r['covered'] for r in adapted) / sum(r['convolutions'] for r in adapted):.0%}" if adapted else ""
-        lines.append(f"| {family} | {len(members)} | {' | '.join(str(counts[v]) for v in VERDICTS)} | {share} |")
-    return "\n".join(lines)
+        shown.append([family, len(members), *(counts[verdict] for verdict in VERDICTS), share])
+    return markdown(["family", "architectures", *VERDICTS, "convolutions covered"], shown)
 
 
 def overview(rows: list[dict]) -> str:
@@ -193,9 +194,9 @@ def overview(rows: list[dict]) -> str:
         "refused: no block with a spatial convolution",
         "failed",
     )
-    lines = [f"| of {len(rows):,} architectures in {len({row['family'] for row in rows})} families | number | families |"]
-    lines.append("|---|---|---|")
+    shown = []
     for verdict, meaning in zip(VERDICTS, meanings, strict=True):
         families = [row["family"] for row in rows if row["verdict"] == verdict]
-        lines.append(f"| {meaning} | {len(families)} | {', '.join(name for name, _ in Counter(families).most_common(6))} |")
-    return "\n".join(lines)
+        shown.append([meaning, len(families), ", ".join(name for name, _ in Counter(families).most_common(6))])
+    header = [f"of {len(rows):,} architectures in {len({row['family'] for row in rows})} families", "number", "families"]
+    return markdown(header, shown)

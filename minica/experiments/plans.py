@@ -1,0 +1,289 @@
+"""What a config asks for: every method tuned alike on validation images, then the best of each over seeds on test images.
+
+For every task, backbone and method, each point of the method's grid trains once a tuning seed and is scored on val.  The best
+(of equals, the first in the grid's order) then trains once a seed and is scored on test.  What is to be run follows from the
+config and the records there are, so a sweep that was stopped goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..backbones import create_backbone
+from ..data import CATALOGUE, PACKAGED
+from ..tuning import tune
+from .records import trial_key
+from .runs import LOADING
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+NUMBERS = {  # key -> type, least value
+    "size": (int, 1),
+    "epochs": (int, 1),
+    "batch_size": (int, 1),
+    "warmup": (float, 0),
+    "workers": (int, 0),
+    "finalists": (int, 1),
+    "seeds": (int, 0),
+    "tuning_seeds": (int, 0),
+    "lr": (float, 0),
+    "weight_decay": (float, 0),
+}
+GRID = ("lr", "weight_decay")  # of which all pairs are tried
+LISTED = (*GRID, "seeds", "tuning_seeds")
+SWITCHES = ("cache", "wrong", "phases", "control")
+NORMALIZATIONS = ("backbone", "imagenet")
+SIZES, SETTINGS = ("size", "epochs", "batch_size"), ("warmup", "workers", "normalization", "cache", "wrong")  # of every run
+REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
+OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, and all that is tried for it."""
+
+    task: str
+    backbone: str
+    method: str  # what the config calls it
+    grid: dict[str, list]  # what is tuned -> the values tried
+    points: list[dict]  # every combination of them, as the configuration of a tuning run but for its seed
+    seeds: list[int]  # of the final runs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config, read and checked."""
+
+    name: str
+    seeds: list[int]  # of a method that has none of its own
+    tuning_seeds: list[int]
+    finalists: int | None  # how many points go on after the first tuning seed; None: all
+    metric: str  # that chooses on val and is reported on test
+    phases: bool  # whether final runs train on train and val, and only they see the test images
+    cells: list[Cell]
+
+
+# ---------------------------------------------------------------- the config
+
+
+def read_plan(path: str | os.PathLike) -> Plan:
+    """The plan that a TOML file asks for; ``configs/`` has examples.
+
+    Wherever a list stands, each of its values is meant: of a task's options all combinations are tasks, of a method's options
+    all combinations are tried.  A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of
+    the two than the others, unless it says ``control = true``: not tuned, and compared with at a rate that it is given.
+
+    With ``finalists = n`` only the best n points after the first tuning seed are tried with the others.  With
+    ``phases = false`` every run trains on train and is scored on val and on test; the choice looks at val alone.
+
+    Raises:
+        ValueError: naming file and key, for what is unknown, missing, of the wrong kind, or tuned less than the rest; also if
+            a backbone or a method cannot be built.
+    """
+    path = Path(path)
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as TOML: {getattr(error, 'strerror', None) or error}.") from error
+    _check_keys(path, "", config, REQUIRED, OPTIONAL)
+    for key in [key for key in config if key in NUMBERS]:
+        _check_numbers(path, key, config[key])
+    _check_switches(path, "", config)
+    for key, known in (("metric", METRICS), ("normalization", NORMALIZATIONS)):
+        if config.get(key, known[0]) not in known:
+            raise ValueError(f"{path}: {key} is {config[key]!r}; choose one of {', '.join(known)}.")
+    if config.get("warmup", 0) > 1:
+        raise ValueError(f"{path}: warmup is the part of all steps that warms up, from 0 to 1, got {config['warmup']!r}.")
+    seeds, tasks, backbones = (_list(config[key]) for key in ("seeds", "tasks", "backbones"))
+    tuning_seeds = _list(config.get("tuning_seeds", seeds[0]))
+    if "finalists" in config and len(tuning_seeds) == 1:
+        raise ValueError(f"{path}: finalists go on to further tuning_seeds, but {tuning_seeds[0]} is the only one; add some.")
+    for task in tasks:
+        _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
+        for name in _list(task["data"]):
+            if name not in (*PACKAGED, *CATALOGUE) and not Path(str(name)).expanduser().is_dir():
+                raise ValueError(f"{path}: [[tasks]]: there is no data set {name!r}, and no such folder of class folders.")
+    if not all(isinstance(backbone, str) for backbone in backbones):
+        raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
+    methods = _methods(path, config)
+    _rehearse(path, backbones, methods)
+    phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
+    fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
+    cells = [
+        _cell(task, backbone, name, dict(method), fixed)
+        for table in tasks
+        for task in _combinations(table)
+        for backbone in backbones
+        for name, method in methods.items()
+    ]
+    return Plan(path.stem, seeds, tuning_seeds, config.get("finalists"), metric, phases, cells)
+
+
+def _methods(path: Path, config: dict) -> dict[str, dict]:
+    """The methods, each with the seeds and the lists of rates and decays that are meant for it, and without ``control``."""
+    methods = config["methods"]
+    if not (isinstance(methods, dict) and methods and all(isinstance(method, dict) for method in methods.values())):
+        raise ValueError(f'{path}: methods must be tables, such as [methods.FT] with method = "full"; got {methods!r}.')
+    found, pairs = {}, {}
+    for name, method in methods.items():
+        if "method" not in method:
+            raise ValueError(f"{path}: [methods.{name}]: 'method' is missing, such as \"full\".")
+        _check_switches(path, f" in [methods.{name}]", method)
+        own = {key: method.get(key, config.get(key)) for key in (*GRID, "seeds")}
+        for key, value in own.items():
+            if value is None:
+                raise ValueError(f"{path}: {key!r} is missing: give it once for all methods, or in [methods.{name}] too.")
+            _check_numbers(path, f"{key} in [methods.{name}]", value)
+        found[name] = {key: value for key, value in method.items() if key != "control"}
+        found[name] |= {key: _list(value) for key, value in own.items()}
+        if not method.get("control", False):
+            pairs[name] = len(found[name]["lr"]) * len(found[name]["weight_decay"])
+    if len(set(pairs.values())) > 1:
+        raise ValueError(f"{path}: no method may be tuned less than another, but the pairs of lr and weight_decay are {pairs}.")
+    return found
+
+
+def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict) -> Cell:
+    seeds, points = method.pop("seeds"), []
+    for point in _combinations(method):
+        options = {key: value for key, value in point.items() if key not in ("method", *GRID)}
+        chosen = {"method": point["method"], "options": options, **{key: float(point[key]) for key in GRID}}
+        points.append({**task, "backbone": backbone, **chosen, **fixed})
+    label = ", ".join([task["data"], *(f"{key} {value}" for key, value in task.items() if key != "data")])
+    grid = {key: value for key, value in method.items() if isinstance(value, list)}
+    return Cell(label, backbone, name, grid, points, seeds)
+
+
+def _list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _combinations(table: dict) -> Iterator[dict]:
+    """One table for each combination of what its lists hold; the first key changes slowest."""
+    for values in itertools.product(*map(_list, table.values())):
+        yield dict(zip(table, values, strict=True))
+
+
+def _check_keys(path: Path, place: str, given: dict, required, optional) -> None:
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: {place}expected a table of {', '.join([*required, *optional])}; got {given!r}.")
+    if unknown := sorted(given.keys() - {*required, *optional}):
+        raise ValueError(f"{path}: {place}unknown key {unknown[0]!r}; the keys are {', '.join([*required, *optional])}.")
+    if missing := [key for key in required if given.get(key) in (None, [], {})]:
+        raise ValueError(f"{path}: {place}{missing[0]!r} is missing.")
+
+
+def _check_switches(path: Path, place: str, given: dict) -> None:
+    for key in SWITCHES:
+        if not isinstance(given.get(key, False), bool):
+            raise ValueError(f"{path}: {key}{place} must be true or false, got {given[key]!r}.")
+
+
+def _check_numbers(path: Path, key: str, given) -> None:
+    kind, least = NUMBERS[key.split()[0]]
+    listed = key.split()[0] in LISTED
+    wanted = f"{'whole ' if kind is int else ''}number{'s' if listed else ''}"
+    for value in _list(given) or [None]:
+        right = isinstance(value, (int, kind)) and not isinstance(value, bool) and value >= least
+        if not right or (isinstance(given, list) and not listed):
+            raise ValueError(f"{path}: {key} must be {'' if listed else 'a '}{wanted} from {least}, got {given!r}.")
+
+
+def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict]) -> None:
+    """Build, without numbers, every method on the first backbone and the methods' first options on the others: before hours
+    are spent, and before any weights are there."""
+    for backbone in backbones:
+        for name, method in methods.items():
+            points = _combinations({key: value for key, value in method.items() if key not in (*GRID, "seeds")})
+            for point in points if backbone == backbones[0] else itertools.islice(points, 1):
+                try:
+                    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+                        model = create_backbone(backbone, num_classes=2, pretrained=False)
+                        tune(model, point.pop("method"), **point)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"{path}: [methods.{name}] on {backbone}: {error}") from error
+
+
+# ---------------------------------------------------------------- what is to be done
+
+
+def chosen(cell: Cell, found: dict[str, dict], plan: Plan) -> tuple[dict, float] | None:
+    """The point that is best on val, and its mean there over the tuning seeds; None while a run is missing or has failed."""
+    ranked = _ranked(_finalists(cell, found, plan), plan.tuning_seeds, found, plan.metric)
+    return ranked[0] if ranked else None
+
+
+def _ranked(points: list[dict], seeds: list[int], found: dict[str, dict], metric: str) -> list[tuple[dict, float]] | None:
+    """Points with their means on val over these seeds, the best first; None while a run is missing or has failed.
+
+    A point with a run that diverged was tried and has lost.  Any other failure says nothing about its point of the grid, and
+    choosing without it would tune the method less than the others.
+    """
+    scores = []
+    for point in points:
+        records = [found.get(trial_key(point | {"seed": seed})) for seed in seeds]
+        errors = ["not run yet" if record is None else record.get("error") for record in records]
+        if any(error and not error.startswith("TrainingDiverged") for error in errors):
+            return None
+        if not any(errors):
+            scores.append((point, statistics.mean(record["val"][metric] for record in records)))
+    return sorted(scores, key=lambda pair: -pair[1])
+
+
+def _finalists(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
+    """The points that are tried with every tuning seed, as far as that is known."""
+    if plan.finalists is None or len(cell.points) <= plan.finalists:
+        return cell.points
+    ranked = _ranked(cell.points, plan.tuning_seeds[:1], found, plan.metric) or []
+    return [point for point, _ in ranked[: plan.finalists]]
+
+
+def tuning_runs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[list[dict]]:
+    """Of each point of a cell, the runs that the choice is made by."""
+    finalists = _finalists(cell, found, plan)
+    seeds = [plan.tuning_seeds if point in finalists else plan.tuning_seeds[:1] for point in cell.points]
+    return [[point | {"seed": seed} for seed in own] for point, own in zip(cell.points, seeds, strict=True)]
+
+
+def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
+    """The last runs of a cell, one a seed, each with how it was chosen; none before that is settled."""
+    best = chosen(cell, found, plan)
+    if best is None:
+        return []
+    if not plan.phases:
+        return [{"config": best[0] | {"seed": seed}} for seed in cell.seeds]
+    tried = {"grid": cell.grid, "tried": len(cell.points), "seeds": plan.tuning_seeds}
+    selection = tried | {"metric": plan.metric, "val": best[1]}
+    return [{"config": best[0] | {"phase": "final", "seed": seed}, "selection": selection} for seed in cell.seeds]
+
+
+def known_jobs(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
+    """What can be run by now, whether it was or not, by key: tuning runs, and the final ones of cells that are tuned."""
+    jobs = [{"config": run} for cell in plan.cells for runs in tuning_runs(cell, found, plan) for run in runs]
+    jobs += [job for cell in plan.cells for job in final_jobs(cell, found, plan)]
+    return {trial_key(job["config"]): job for job in jobs}
+
+
+def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
+    """Of those, what has no record."""
+    return {key: job for key, job in known_jobs(plan, found).items() if key not in found}
+
+
+def final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
+    """The final runs of a cell among the records that were found, one a seed."""
+    records = [found.get(trial_key(job["config"])) for job in final_jobs(cell, found, plan)]
+    return [record for record in records if record is not None and "error" not in record]
+
+
+def is_complete(plan: Plan, found: dict[str, dict]) -> bool:
+    """Whether every final run has its record."""
+    return all(len(final_records(cell, found, plan)) == len(cell.seeds) for cell in plan.cells)
