@@ -6,6 +6,7 @@ import copy
 import hashlib
 import sys
 import threading
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,17 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .adapter import ConvAdapter
 from .discovery import check_module
-from .hooks import AdaptersDetached, Site, attachments, lost_hook, module_at, remove_attachments, remove_hooks, sites
+from .hooks import (
+    AdaptersDetached,
+    Attachment,
+    Site,
+    attachments,
+    lost_hook,
+    module_at,
+    remove_attachments,
+    remove_hooks,
+    sites,
+)
 
 
 @dataclass
@@ -97,7 +108,9 @@ def carrier(model: nn.Module) -> nn.Module:
     """
     found = check_parts(model)
     if len(found) > 1:
-        raise ValueError(f"several parts of the model were adapted by themselves, {', '.join(map(repr, found))}; give one of them.")
+        raise ValueError(
+            f"several parts of the model were adapted by themselves, {', '.join(map(repr, found))}; give one of them."
+        )
     return next(iter(found.values()), unwrap(model))
 
 
@@ -118,6 +131,15 @@ def network_of(model: nn.Module) -> nn.Module:
     return model if state is None else model.get_submodule(state.network)
 
 
+def part_of(model: nn.Module, backbone: str) -> nn.Module:
+    """The part of the model that ``backbone`` names; a ValueError if there is none."""
+    try:
+        return model.get_submodule(backbone)
+    except (AttributeError, TypeError) as error:
+        names = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"backbone={backbone!r} is no part of {type(model).__name__}; its parts are {names}.") from error
+
+
 def check_attached(model: nn.Module) -> None:
     """Raise :class:`AdaptersDetached` if anything that was added to ``model`` is no longer called where it was put."""
     state = state_of(model)
@@ -131,21 +153,16 @@ def check_attached(model: nn.Module) -> None:
             lost = name
             break
     if lost is not None:
-        raise AdaptersDetached(
-            f"modules of this {type(model).__name__} were replaced after it was adapted, and with them went hooks: {lost!r} is no "
-            "longer called. Convert first and adapt then (SyncBatchNorm.convert_sync_batchnorm, timm's freeze), or "
-            "minica.fold(model) before reparameterize_model; minica.detach(model) removes what is left."
-        )
+        remedy = "convert first and adapt then (SyncBatchNorm, timm's freeze), or minica.fold before reparameterize_model"
+        what = f"modules were replaced after this {type(model).__name__} was adapted, and {lost!r} is no longer called"
+        raise AdaptersDetached(f"{what}: {remedy}; minica.detach(model) removes what is left.")
 
 
 def _check_before_forward(model: nn.Module, args: tuple) -> None:
     if torch.compiler.is_compiling():
         return
     if getattr(model, "_is_replica", False):
-        raise AdaptersDetached(
-            "DataParallel copies modules and not what is hooked to them, so its replicas would run without adapters; use "
-            "DistributedDataParallel."
-        )
+        raise AdaptersDetached("replicas of DataParallel would run without their adapters; use DistributedDataParallel.")
     check_attached(model)
 
 
@@ -209,8 +226,8 @@ def named_tensors(model: nn.Module, train: str | Collection[str]) -> tuple[tuple
     for name in names:
         matched = [key for key in keys if any(fnmatchcase(part, name) for part in _from_the_top(key))]
         if not matched:
-            tops = dict.fromkeys(key.partition(".")[0] for key in keys)
-            raise ValueError(f"train={name!r} matches no module or parameter of {type(model).__name__}; it has {', '.join(tops)}.")
+            tops = ", ".join(dict.fromkeys(key.partition(".")[0] for key in keys))
+            raise ValueError(f"train={name!r} matches no module or parameter of {type(model).__name__}; it has {tops}.")
         found |= dict.fromkeys(matched)
     return tuple(names), list(found)
 
@@ -237,7 +254,7 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
         if key in own:
             found[key] = own[key]
         elif not isinstance(module_at(model, key.rpartition(".")[0]), nn.Identity):  # which timm puts where a classifier was
-            raise AdaptersDetached(f"{key!r} trains by the model's recipe and is gone; minica.detach(model) and prepare it again.")
+            raise AdaptersDetached(f"{key!r}, which the recipe trains, is gone; minica.detach the model and prepare it again.")
     return found | attached_tensors(model)
 
 
@@ -290,10 +307,33 @@ def check_flags(model: nn.Module) -> None:
         for key, weight in part.named_parameters():
             if weight.requires_grad != (key in trained and weight.is_floating_point() and not state_of(part).folded):
                 does, should = ("trains", "freezes") if weight.requires_grad else ("is frozen", "trains")
+                what = f"{f'{prefix}.{key}'.lstrip('.')!r} {does}, and the recipe of the model {should} it"
                 raise ValueError(
-                    f"{f'{prefix}.{key}'.lstrip('.')!r} {does}, and the recipe of the model {should} it: its requires_grad was set "
-                    "by hand. Name what trains in train= of minica.adapt or minica.tune, and leave the flags to them."
+                    f"{what}: name what trains in train= of minica.adapt or minica.tune, and leave requires_grad alone."
                 )
+
+
+def warn_about_heads(model: nn.Module) -> None:
+    """Name what is likely a new head or decoder and is not trained: parts with weights registered behind what is adapted.
+
+    Parts of a timm network are its own, pre-trained; so is everything beside a classifier that was recognised.
+    """
+    state, found = state_of(model), []
+    if not state.network and (hasattr(model, "get_classifier") or keys_below(model, classifier_names(model))):
+        return
+    networks = [
+        name for name, module in model.named_modules() if isinstance(module, Attachment) or hasattr(module, "get_classifier")
+    ]
+    for name, module in model.named_modules():
+        if any(f"{name}.".startswith(f"{other}.") for other in [*networks, *filter(None, [state.network])]):
+            found.clear()
+        elif not any(f"{other}.".startswith(f"{name}." if name else "") for other in networks) and any(True for _ in module.parameters()):
+            found += [] if any(f"{name}.".startswith(f"{other}.") for other in found) else [name]
+    own = set(active_recipe(model).own)
+    if frozen := [name for name in found if not own.issuperset(keys_below(model, [name]))]:
+        names = ", ".join(map(repr, frozen))
+        what = f"{names} of this {type(model).__name__} stays frozen, since it is not recognised as a classifier"
+        warnings.warn(f"{what}; if it is a new head or decoder, let it train: train=({names},).", stacklevel=3)
 
 
 # ---------------------------------------------------------------- preparing and freezing
@@ -616,6 +656,15 @@ def output_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def new_classifier(model: nn.Module, num_classes: int) -> None:
+    """Give the model's classifier new weights for so many classes."""
+    for layer in output_layers(model).values():
+        for name, weight in list(layer.named_parameters(recurse=False)):
+            setattr(layer, name, nn.Parameter(weight.new_empty(num_classes, *weight.shape[1:])))
+        layer.reset_parameters()
+    sync_num_classes(model)
+
+
 def sync_num_classes(model: nn.Module) -> None:
     """Let the classifier and what it is part of say how many classes its weights have."""
     for name, layer in output_layers(model).items():
@@ -631,7 +680,7 @@ def sync_num_classes(model: nn.Module) -> None:
 
 
 class Lean:
-    """A layer in the lean form for training has a class that is a subclass of this and of its own; see :mod:`minica.fast.lean`."""
+    """The mark of a layer in the lean form: its class is a subclass of this and of its own; see :mod:`minica.fast.lean`."""
 
     BUFFERS = ("lean_weight", "lean_bias")  # what it may hold beside its own, in no state dict
 
@@ -647,4 +696,3 @@ def plain(model: nn.Module) -> nn.Module:
             module.set_grad_checkpointing(False)
         vars(module).pop("_ddp_params_and_buffers_to_ignore", None)
     return model
-
