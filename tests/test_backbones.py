@@ -438,6 +438,7 @@ def test_maps_of_the_trunk(trunk):
     assert torch.equal(found[3], trunk.forward_features(odd)), "what a C4 detector takes, behind the norm"
 
 
+@pytest.mark.filterwarnings("ignore:.*of this backbone")  # whole blocks are wide here
 @pytest.mark.parametrize("scheme", minica.SCHEMES)
 def test_the_trunk_takes_adapters_of_every_scheme(scheme):
     model = minica.create_backbone(TRUNK, num_classes=5, pretrained=False, device="meta")
