@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minica
-from minica.anatomy import anatomy, classifier_names
+from minica.discovery import find_parts
+from minica.recipe import classifier_names
 from minica.schemes import planned_parameters
 
 COMPRESSION = 4
@@ -32,11 +33,12 @@ def lean(model: nn.Module, scheme: str) -> nn.Module:
 class PublishedAdapter(minica.ConvAdapter):
     """Operation by operation as in the paper's code: a grouped convolution, and alpha as a product of its own."""
 
-    def _convolve(self, x: Tensor, padding: list[int]) -> Tensor:
-        conv = self.down
-        return F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+    def _down(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        conv, (x, padding) = self.down, self._pad(x, size)
+        h = F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        return h if h.shape[-2:] == size else h[..., : size[0], : size[1]]
 
-    def _delta(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def _delta(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return self.alpha * self.up(self.act(self._down(x, size)))
 
 
@@ -55,7 +57,7 @@ def lora(model: nn.Module, scheme: str) -> nn.Module:
     """
     from peft import LoraConfig, get_peft_model  # only this method needs it
 
-    parts = anatomy(model)
+    parts = find_parts(model)
     names = [part.name for part in parts if part.kind in ("unit", "downsample", "pool")]
     shapes = [model.get_submodule(name).weight.shape for name in names]
     of_rank_one = sum(shape[0] + shape[1:].numel() for shape in shapes)

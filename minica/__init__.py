@@ -6,9 +6,9 @@ from .adapter_files import load_adapter, save_adapter
 from .backbones import create_backbone, normalization
 from .fast.folding import fold
 from .fast.lean import lean
-from .freezing import detach, plain
 from .profiling import count
-from .schemes import SCHEMES, adapt, adapters, switch, switched
+from .recipe import adapters, detach, plain, switch, switched
+from .schemes import SCHEMES, adapt
 from .training import evaluate, fit, predict
 from .tuning import METHODS, tune
 

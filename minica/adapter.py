@@ -1,54 +1,15 @@
-"""What is a Conv-Adapter?  Equation 2 of the paper, and the forms its ablation compares (Table 5)."""
+"""The Conv-Adapter of the paper's Equation 2, the forms that its Table 5 compares, and the published initialisations."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .counting import Kernel, bottleneck_width, kernel_area
-
-FORMS = ("depthwise", "regular", "linear", "spatial")
-
-
-def _kaiming(conv: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(conv.bias)
-
-
-def _trunc_normal(conv: nn.Conv2d) -> None:
-    nn.init.trunc_normal_(conv.weight, std=0.02)
-    nn.init.zeros_(conv.bias)
-
-
-def _fan_out_per_group(conv: nn.Conv2d) -> None:
-    fan_out = kernel_area(conv.kernel_size) * conv.out_channels / conv.groups
-    nn.init.normal_(conv.weight, std=(2 / fan_out) ** 0.5)
-    nn.init.zeros_(conv.bias)
-
-
-def _torch_without_bias(conv: nn.Conv2d) -> None:
-    conv.reset_parameters()
-    nn.init.zeros_(conv.bias)
-
-
-# In the published code the initialisation of an adapter is whatever its backbone's file does to every convolution.
-INITS = {
-    "kaiming": _kaiming,  # the ResNet and CLIP files
-    "fan_out_per_group": _fan_out_per_group,  # the EfficientNet file
-    "trunc_normal": _trunc_normal,  # the ConvNeXt file
-    "torch_without_bias": _torch_without_bias,  # the BiT file
-    "torch": nn.Conv2d.reset_parameters,  # the Swin file and CLIP's attention pool leave PyTorch's default
-}
-
-
-def onednn_dilation(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
-    """A dilation that makes no difference, but makes PyTorch take oneDNN for a 1x1 convolution on a CPU.
-
-    With one thread and fewer than 16 images it takes a matrix product unless the convolution is dilated.  In channels_last
-    oneDNN needs 10 to 30 % less time, and none for the zeros that the other fills its gradients with first.
-    """
-    return (2, 2) if kernel_size == (1, 1) else dilation
+from .counting import FORMS, MOST, Kernel, bottleneck_width, check_choice, check_compression, check_kernel_size, check_whole
+from .kernels import compressing_conv2d, scaled_conv1x1
 
 
 class ConvAdapter(nn.Module):
@@ -73,7 +34,8 @@ class ConvAdapter(nn.Module):
         same_padding: align the kernel as TensorFlow does, for hosts that carry TensorFlow's weights.
 
     Raises:
-        ValueError: for a compression below 1, an unknown form or an unknown initialisation.
+        ValueError: for channels, a kernel size, stride or dilation that are no whole numbers of at least 1, a compression
+            below 1, an activation that is none, an unknown form or an unknown initialisation.
 
     Shapes: ``(N, C_in, H, W) -> (N, C_out, H', W')`` with ``H' = ceil(H / stride)`` unless ``size`` asks for another.
     """
@@ -86,7 +48,7 @@ class ConvAdapter(nn.Module):
         kernel_size: Kernel = 3,
         stride: Kernel = 1,
         compression: float = 4,
-        act_layer: type[nn.Module] = nn.ReLU,
+        act_layer: Callable[[], nn.Module] = nn.ReLU,
         dilation: Kernel = 1,
         form: str = "depthwise",
         init: str = "identity",
@@ -95,87 +57,100 @@ class ConvAdapter(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if form not in FORMS:
-            raise ValueError(f"unknown adapter form {form!r}; choose one of {', '.join(FORMS)}.")
+        check_choice(form, "adapter form", FORMS)
+        in_channels = check_whole(in_channels, "in_channels", 1, MOST)
+        out_channels = check_whole(out_channels, "out_channels", 1, MOST)
+        kernel_size, stride = check_kernel_size(kernel_size), check_kernel_size(stride, "stride")
+        dilation = check_kernel_size(dilation, "dilation")
+        kernel_size = 1 if form == "linear" else kernel_size
         width = bottleneck_width(in_channels, compression)
-        self.compression, self.form, self.same_padding = compression, form, same_padding
-        self.down = nn.Conv2d(
-            in_channels,
-            width,
-            1 if form == "linear" else kernel_size,
-            stride,
-            dilation=dilation,
-            groups=width if form in ("depthwise", "spatial") else 1,
-            device=device,
-            dtype=dtype,
-        )
-        self.act = act_layer()
-        self.up = nn.Conv2d(width, out_channels, 1, device=device, dtype=dtype)
-        self.alpha = nn.Parameter(torch.ones(out_channels, 1, 1, device=device, dtype=dtype))
+        groups, factory = width if form in ("depthwise", "spatial") else 1, dict(device=device, dtype=dtype)
+        self.compression, self.form, self.same_padding = check_compression(compression), form, same_padding
+        self.down = nn.Conv2d(in_channels, width, kernel_size, stride, dilation=dilation, groups=groups, **factory)
+        self.act = _activation(act_layer)
+        self.up = nn.Conv2d(width, out_channels, 1, **factory)
+        self.alpha = nn.Parameter(torch.ones(out_channels, 1, 1, **factory))
         self.reset_parameters(init)
-
-    def reset_parameters(self, init: str = "identity") -> None:
-        """Start again from ``init``; see the class."""
-        if init != "identity" and init not in INITS:
-            raise ValueError(f"unknown initialisation {init!r}; choose one of identity, {', '.join(INITS)}.")
-        nn.init.ones_(self.alpha)
-        for conv in (self.down, self.up):
-            INITS["kaiming" if init == "identity" else init](conv)
-        if init == "identity":
-            nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """What to add to a map of ``size`` = (height, width); without it, ``ceil(input / stride)``."""
-        if self.form == "spatial":
-            size = size or tuple(-(-length // step) for length, step in zip(x.shape[-2:], self.down.stride, strict=True))
-            half = (-(-size[0] // 2), -(-size[1] // 2))
-            return F.interpolate(self._delta(F.avg_pool2d(x, 2, ceil_mode=True), half), size)
-        return self._delta(x, size)
+        height, width = size or (-(-length // step) for length, step in zip(x.shape[-2:], self.down.stride, strict=True))
+        if self.form != "spatial":
+            return self._delta(x, (height, width))
+        half = self._delta(F.avg_pool2d(x, 2, ceil_mode=True), (-(-height // 2), -(-width // 2)))
+        return F.interpolate(half, (height, width))
 
-    def _delta(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
-        hidden = self.act(self._down(x, size))
-        # alpha * up(h), with alpha folded into the 1x1 kernel: the same mathematics, one map less to keep for backward,
-        # and under bf16 autocast the float32 alpha does not promote the feature map.
-        weight, bias = self.up.weight * self.alpha[..., None], self.up.bias * self.alpha.flatten()
-        fast = hidden.device.type == "cpu" and not hidden.is_contiguous()  # in channels_last
-        return F.conv2d(hidden, weight, bias, dilation=onednn_dilation((1, 1), (1, 1)) if fast else 1)
+    def _delta(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Equation 2: ``alpha * up(act(down(x)))``."""
+        h = self.act(self._down(x, size))
+        return scaled_conv1x1(h, self.up.weight, self.up.bias, self.alpha)
 
-    def _down(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """The first convolution, padded so that it gives exactly ``size``.
+    def _down(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """The first convolution, padded and cropped so that it gives exactly ``size``."""
+        conv, (x, padding) = self.down, self._pad(x, size)
+        h = compressing_conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        return h if h.shape[-2:] == size else h[..., : size[0], : size[1]]
+
+    def _pad(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """The map and the symmetric padding with which ``down`` gives at least ``size``.
 
         The host decides the size: an anti-aliasing pool floors an odd one, TensorFlow's padding rounds it up.
         """
-        conv, before, beyond, out = self.down, [], [], []
+        conv, before, beyond = self.down, [], []
         for axis in (0, 1):
             length, step = x.shape[axis - 2], conv.stride[axis]
             reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
-            out.append(size[axis] if size is not None else -(-length // step))
-            total = (out[axis] - 1) * step + reach - length
+            total = (size[axis] - 1) * step + reach - length
             before.append(max(total if self.same_padding else reach - step + 1, 0) // 2)
             beyond.append(max(total - 2 * before[axis], 0))
         if any(beyond):
             x = F.pad(x, (0, beyond[1], 0, beyond[0]))
-        h = self._convolve(x, before)
-        return h if h.shape[-2:] == tuple(out) else h[..., : out[0], : out[1]]
+        return x, (before[0], before[1])
 
-    def _convolve(self, x: Tensor, padding: list[int]) -> Tensor:
-        """The down-projection: on a CPU a depth-wise convolution and a sum over each group of gamma channels.
-
-        It is the same as the published convolution of C / gamma groups, with the same weights.  PyTorch's depth-wise kernels
-        for CPUs are 1.1 to 10 times faster than its grouped ones, by shape and memory format, forward and backward together.
-        """
-        conv, channels = self.down, self.down.in_channels
-        gamma = channels // conv.groups
-        if x.device.type != "cpu" or conv.groups != conv.out_channels or gamma == 1:
-            return F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
-        kernels = conv.weight.reshape(channels, 1, *conv.kernel_size)
-        h = F.conv2d(x, kernels, None, conv.stride, padding, conv.dilation, channels)
-        bias = conv.bias.to(h.dtype)  # under bf16 autocast a float32 bias would promote the map
-        if h.is_contiguous():
-            return h.unflatten(1, (conv.groups, gamma)).sum(2) + bias[:, None, None]
-        summed = h.permute(0, 2, 3, 1).unflatten(3, (conv.groups, gamma)) @ h.new_ones(gamma)  # 3 times as fast as sum()
-        return (summed + bias).permute(0, 3, 1, 2)
+    def reset_parameters(self, init: str = "identity") -> None:
+        """Start again from ``init``; see the class."""
+        check_choice(init, "initialisation", ("identity", *INITS))
+        nn.init.ones_(self.alpha)
+        for conv in (self.down, self.up):
+            INITS["kaiming" if init == "identity" else init](conv)
+            if init != "torch":
+                nn.init.zeros_(conv.bias)
+        if init == "identity":
+            nn.init.zeros_(self.up.weight)
 
     def extra_repr(self) -> str:
         width, form = self.down.out_channels, "" if self.form == "depthwise" else f", form={self.form}"
         return f"{self.down.in_channels} -> {width} -> {self.up.out_channels}, compression={self.compression:g}{form}"
+
+
+def _activation(act_layer: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        act = act_layer()
+    except Exception as error:
+        raise ValueError(f"act_layer must be a class such as nn.ReLU, got {act_layer!r} ({error}).") from error
+    if not isinstance(act, nn.Module):
+        raise ValueError(f"act_layer must give an nn.Module, as nn.ReLU does; {act_layer!r} gave {act!r}.")
+    return act
+
+
+# ---------------------------------------------------------------- initialisations
+
+
+def _kaiming(conv: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _kaiming_per_group(conv: nn.Conv2d) -> None:
+    fan_out = conv.weight[0, 0].numel() * conv.out_channels / conv.groups
+    nn.init.normal_(conv.weight, std=(2 / fan_out) ** 0.5)
+
+
+# The published code initialises an adapter as the file of its backbone initialises every convolution.  All but "torch" set
+# the biases to zero.
+INITS = {
+    "kaiming": _kaiming,  # the ResNet and CLIP files
+    "fan_out_per_group": _kaiming_per_group,  # the EfficientNet file
+    "trunc_normal": lambda conv: nn.init.trunc_normal_(conv.weight, std=0.02),  # the ConvNeXt file
+    "torch_without_bias": nn.Conv2d.reset_parameters,  # the BiT file
+    "torch": nn.Conv2d.reset_parameters,  # the Swin file and CLIP's attention pool leave PyTorch's default
+}

@@ -1,7 +1,8 @@
-"""What is in an adapter file, and how is it read safely?
+"""Adapter files: what was trained, in safetensors, with a configuration that says what it belongs to; nothing in them can run code.
 
-An adapter is a folder of two files under the names that users of PEFT know: ``adapter_model.safetensors`` holds what was
-trained and nothing else, ``adapter_config.json`` says what it belongs to.  Neither can run code when it is read.
+An adapter is a folder with the names that users of PEFT know.  ``adapter_model.safetensors`` holds everything: the trained
+tensors, and as metadata the configuration and a checksum over both (format 2).  ``adapter_config.json`` is a copy of the
+configuration for people; in format 1, which is still read, it is the configuration itself.
 """
 
 from __future__ import annotations
@@ -9,240 +10,428 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .atomic import write_atomically
 from .backbones import backbone_name
 from .discovery import skeleton
-from .freezing import attachments, trained_tensors
-from .schemes import active_set, adapt, adapter_names, backbone_values, output_layers, sites
-from .tuning import train_norms, tune
+from .hooks import sites
+from .recipe import (
+    active_recipe,
+    adapted_parts,
+    carrier,
+    digest,
+    named_tensors,
+    network_of,
+    output_layers,
+    own_backbone,
+    own_tensors,
+    state_of,
+    trained_state,
+    trained_tensors,
+    unwrap,
+)
+from .tuning import prepare
 
-if TYPE_CHECKING:
-    from .data import Task
-
-ADAPTERS = Path(__file__).parent / "shipped_adapters"  # shipped ones, a folder each
+SHIPPED = Path(__file__).parent / "shipped_adapters"  # adapters that come with the package, a folder each
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FORMAT = 1
+FORMAT = 2
+ABOUT = ("classes", "input_size", "resize", "mean", "std", "training_data", "licence")  # of the data that it was trained on
+LARGEST_HEADER = 2**24  # bytes; an adapter of ten thousand tensors has a tenth
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError, RuntimeError)
 
 
 class AdapterFileError(ValueError):
     """The folder does not hold an adapter that fits this model; the model was not touched."""
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The numbers of what is not frozen, by state-dict key."""
-    return {key: value.detach() for key, value in trained_tensors(model).items()}
+# ---------------------------------------------------------------- saving
 
 
-def backbone_fingerprint(model: nn.Module, trained: set[str]) -> str:
-    """A SHA-256 over every tensor that is not trained: two backbones agree only if their weights do, bit for bit."""
-    digest = hashlib.sha256()
-    ours = tuple(f"{name}." for name in attachments(model))
-    for key, value in {**model.state_dict(), **backbone_values(model)}.items():
-        if key not in trained and not key.startswith(ours):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def save_adapter(model: nn.Module, folder: str | os.PathLike, task: Task | None = None, **about) -> Path:
-    """Write what was trained, and what it belongs to, into ``folder``.
+def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about) -> Path:
+    """Write what the recipe in use trained, and what it belongs to, into ``folder``.
 
     Args:
         model: a model prepared by :func:`minica.adapt` or :func:`minica.tune`.
-        task: what it was trained on; its classes, input size, resize rule, normalisation, source and licence are written down.
+        task: the :class:`minica.data.Task` that it was trained on; its classes, input size, resize rule, normalisation, source
+            and licence are written down.  After :func:`minica.fit` they are known, and it can be left out.
         about: anything else that a later user should know, as JSON values.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if nothing was tuned, ``about`` is no JSON or takes a reserved name, or the folder cannot be written.  A
-            file that was there stays whole.
+        ValueError: if nothing was tuned, a frozen tensor has changed, ``about`` is no JSON or takes a reserved name, or the
+            folder cannot be written.  A file that was there stays whole.
+        AdaptersDetached: if adapters are no longer where they were put.
     """
-    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
-    method, options = _how(model)
-    trained = trained_state(model)
-    if not trained:
+    model = unwrap(model)
+    inside = adapted_parts(model)
+    if inside and "" not in inside:
+        first = next(iter(inside))
+        raise ValueError(
+            f"the recipe is that of {first!r} alone: save that part, or adapt the whole with backbone={first!r}, "
+            "train=(...) to save what else trains."
+        )
+    model = carrier(model)
+    state, recipe = state_of(model), active_recipe(model)
+    if state is None:
+        raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
+    if state.folded:
         raise ValueError("nothing in this model trains, so there is nothing to save; a folded copy is for inference alone.")
-    state = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}
-    payload = safetensors.torch.save(state, metadata={"format": "pt"})
+    if recipe is None:
+        raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
+    tensors = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained_state(model).items()}
     config = {
         "format": FORMAT,
-        "backbone": backbone_name(model),
-        "backbone_sha256": backbone_fingerprint(model, set(trained)),
-        "method": method,
-        "options": options,
-        "num_tensors": len(state),
-        "num_parameters": sum(value.numel() for value in state.values()),
-        "weights_sha256": hashlib.sha256(payload).hexdigest(),
+        "backbone": backbone_name(network_of(model)),
+        "inside": state.network,
+        "method": recipe.method,
+        "name": state.active,
+        "options": recipe.options,
+        "norms": recipe.norms,
+        "train": recipe.train,
+        "num_tensors": len(tensors),
+        "num_parameters": sum(value.numel() for value in tensors.values()),
     }
+    known = dict(recipe.about)
     if task is not None:
-        about = {
-            "classes": task.classes,
-            "input_size": task.size,
-            "resize": task.resize,
-            "mean": task.mean,
-            "std": task.std,
-            "training_data": task.source,
-            "licence": task.licence,
-            **about,
-        }
-    if reserved := about.keys() & config.keys():
+        known |= dict(classes=task.classes, input_size=task.size, resize=task.resize, mean=task.mean, std=task.std)
+        known |= dict(training_data=task.source, licence=task.licence)
+    if reserved := about.keys() & (config.keys() | {"frozen"}):
         raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
+    config |= known | about
     try:
-        text = json.dumps(config | about, indent=2) + "\n"
-    except TypeError as error:
+        text = json.dumps(config, indent=2, allow_nan=False)
+        described = json.dumps(config | {"frozen": _frozen_digests(model)}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, FrozenChanged):
+            raise
         raise ValueError(f"what is written about an adapter must be JSON: numbers, text, lists. {error}.") from error
+    metadata = {"format": "pt", "minica": described, "sha256": _checksum(described, tensors)}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, payload)
-        write_atomically(folder / CONFIG, text.encode())
+        for file in (folder / WEIGHTS, folder / CONFIG):
+            if file.exists() and not os.access(file, os.W_OK):
+                raise PermissionError(13, f"{file.name} is read-only")
+        write_atomically(folder / WEIGHTS, safetensors.torch.save(tensors, metadata))  # the one commit point
+        write_atomically(folder / CONFIG, f"{text}\n".encode())
     except OSError as error:
         raise ValueError(f"cannot write an adapter to {folder}: {error.strerror or error}. Choose a folder you own.") from error
     return folder
 
 
-def _how(model: nn.Module) -> tuple[str, dict]:
-    state = getattr(model, "_minica", None)
-    if state is None:
-        raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
-    method = state.get("method", "conv_adapter")
-    if method != "conv_adapter":
-        return method, {**state["options"], "norms": state["norms"]}
-    active = active_set(model)
-    if active is None:
-        raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
-    return method, {**state["adapters"][active], "name": active}
+class FrozenChanged(ValueError):
+    """A tensor that the recipe does not train is no longer what it was."""
+
+
+def _frozen_digests(model: nn.Module) -> dict[str, str]:
+    """By file key, the digest of every tensor that the recipe does not train, once it is certain that it has not changed."""
+    state, recipe, found = state_of(model), active_recipe(model), {}
+    for key, value in own_backbone(model).items():
+        if key in recipe.own:
+            continue
+        found[file_key(model, key)] = now = digest(value)
+        kind, before = state.digests.get(key, (None, None))
+        if kind is value.dtype and before != now:
+            raise FrozenChanged(
+                f"{key!r} is frozen by the recipe and has changed since the model was prepared, so the adapter would not fit the "
+                "backbone that others have. Load what it was, or name it in train= of minica.adapt or minica.tune."
+            )
+    return found
+
+
+def _checksum(described: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the configuration and over each tensor's name, type, shape and bytes."""
+    found = hashlib.sha256(described.encode())
+    for key, value in sorted(tensors.items()):
+        found.update(f"{key}|{value.dtype}|{tuple(value.shape)}|{digest(value)}".encode())
+    return found.hexdigest()
+
+
+def file_key(model: nn.Module, key: str) -> str:
+    """A state-dict key as files have it: the same in a classifier, a feature pyramid and a larger model of the same network.
+
+    Relative to the network, without the name of the set of adapters, and with ``stages_0``, as ``features_only`` calls it,
+    under its first name ``stages.0``.  What lies outside the network begins with a colon.
+    """
+    network = f"{place}." if (state := state_of(model)) is not None and (place := state.network) else ""
+    if not key.startswith(network):
+        return f":{key}"
+    key = key.removeprefix(network)
+    for site, _ in sites(network_of(model)):
+        if key.startswith(f"{site}."):
+            key = f"{site}.{key[len(site) + 1 :].partition('.')[2]}"
+    return re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", key)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass
+class AdapterFile:
+    """What a folder holds, read in full and with its checksum verified."""
+
+    folder: Path
+    config: dict
+    tensors: dict[str, Tensor]
+
+    def error(self, what: str) -> AdapterFileError:
+        return AdapterFileError(f"the adapter in {self.folder} {what}")
 
 
 def read_config(folder: str | os.PathLike) -> dict:
-    """The adapter's configuration.
+    """The adapter's configuration: what it belongs to, how it was made, and what was written about it.
 
     Raises:
-        AdapterFileError: if it is missing, is not JSON, or is not minica's.
+        AdapterFileError: if it is missing, damaged, or is not minica's.
     """
-    path = Path(folder) / CONFIG
+    return _read(folder).config
+
+
+def _read(folder: str | os.PathLike) -> AdapterFile:
+    """The adapter in a folder, whole and verified."""
+    file = _regular(Path(folder) / WEIGHTS)
+    again = "It was truncated or altered, or is not a safetensors file; get the adapter again."
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+        if length > LARGEST_HEADER:
+            raise ValueError(f"its header would have {length:,} bytes")
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (*DAMAGE, OSError, MemoryError, safetensors.SafetensorError) as error:
+        raise AdapterFileError(f"{file} is damaged: {_short(error)}. {again}") from error
+    if "minica" not in metadata:
+        return _read_format_1(Path(folder), tensors)
+    if _checksum(metadata["minica"], tensors) != metadata.get("sha256"):
+        raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
+    config = _parsed(metadata["minica"], file)
+    kinds = dict(backbone=str, inside=str, method=str, name=str, options=dict, norms=str, train=list, frozen=dict)
+    if config.get("format") != FORMAT:
+        raise AdapterFileError(f"{file} has format {config.get('format')}; this minica reads 1 and {FORMAT}. Update minica.")
+    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
+        raise AdapterFileError(f"{file} is damaged: its {', '.join(wrong)} make no sense. {again}")
+    copied = Path(folder) / CONFIG
+    try:
+        if json.loads(copied.read_bytes()) != {key: value for key, value in config.items() if key != "frozen"}:
+            warnings.warn(f"{copied} differs from the adapter's own configuration, in {WEIGHTS}, and is not used.", stacklevel=4)
+    except (OSError, ValueError, RecursionError):
+        pass  # it is there for people
+    return AdapterFile(Path(folder), config, tensors)
+
+
+def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
+    """Format 1 has the configuration in a file of its own, and one fingerprint for all frozen tensors."""
+    file = _regular(folder / CONFIG)
+    if file.stat().st_size > LARGEST_HEADER:
+        raise AdapterFileError(f"{file} is damaged: it has {file.stat().st_size:,} bytes. Get the adapter again.")
+    config = _parsed(file.read_bytes(), file)
+    needed = ("format", "backbone", "backbone_sha256", "method", "options", "weights_sha256")
+    if missing := [key for key in needed if key not in config]:
+        raise AdapterFileError(
+            f"{file} was not written by minica (no {', '.join(missing)}); adapters of other libraries cannot be loaded."
+        )
+    if config["format"] != 1:
+        raise AdapterFileError(f"{file} has format {config['format']}; this minica reads 1 and {FORMAT}. Update minica.")
+    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
+        raise AdapterFileError(
+            f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives. It was truncated, altered, or "
+            "belongs to another configuration; get the adapter again."
+        )
+    options = dict(config["options"]) if isinstance(config["options"], dict) else {}
+    name, norms = options.pop("name", "default"), options.pop("norms", None)
+    config |= dict(inside="", name=name, options=options, norms=norms, train=[])
+    return AdapterFile(folder, config, tensors)
+
+
+def _regular(file: Path) -> Path:
+    """Refuse what is not there or is no file: reading a device or a pipe might never end."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise AdapterFileError(f"no adapter in {file.parent}: {file.name} is not a regular file.")
+        with open(file, "rb"):
+            return file
     except OSError as error:
         raise AdapterFileError(
-            f"no adapter in {folder}: {CONFIG} cannot be read ({error.strerror}). Give the folder that save_adapter wrote."
+            f"no adapter in {file.parent}: {file.name} cannot be read ({error.strerror}). Give the folder that save_adapter wrote."
         ) from error
-    except ValueError as error:
-        raise AdapterFileError(f"{path} is damaged: not JSON ({error}). Get the adapter again.") from error
-    needed = ("format", "backbone", "backbone_sha256", "method", "options", "weights_sha256")
-    missing = [key for key in needed if not isinstance(config, dict) or key not in config]
-    if missing:
-        raise AdapterFileError(
-            f"{path} was not written by minica (no {', '.join(missing)}); adapters of other libraries cannot be loaded."
-        )
-    if config["format"] != FORMAT:
-        raise AdapterFileError(f"{path} has format {config['format']}; this minica reads {FORMAT}. Update minica.")
-    return config
 
 
-def load_adapter(model: nn.Module, folder: str | os.PathLike, name: str | None = None) -> nn.Module:
+def _parsed(text: str | bytes, file: Path) -> dict:
+    try:
+        config = json.loads(text)
+        if not isinstance(config, dict):
+            raise ValueError("it is no table")
+        return config
+    except (ValueError, RecursionError) as error:
+        raise AdapterFileError(f"{file} is damaged: not JSON ({_short(error)}). Get the adapter again.") from error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_adapter(
+    model: nn.Module,
+    folder: str | os.PathLike,
+    name: str | None = None,
+    *,
+    train: str | Collection[str] = (),
+    backbone: str | None = None,
+) -> nn.Module:
     """Attach what :func:`save_adapter` wrote to its backbone, in place.
+
+    The network may be a classifier, a feature pyramid (``features_only``) or part of a larger model, whichever it was saved
+    from.  Tensors of a classifier that the model does not have are left out, with a warning; a classifier that the file does
+    not have stays as it is.
 
     Args:
         model: a backbone with the classifier size of the file, as :func:`minica.create_backbone` makes it; or one that already
             holds adapters, which the new ones join under another name, with a classifier of their own size.
         name: call the adapters something else than they were saved under.
+        train: names of what trains as well, beside what the file has, see :func:`minica.adapt`.
+        backbone: the dotted name of the network inside the model, by default where the file had it.
 
     Returns:
         The same model, in evaluation mode.
 
     Raises:
         AdapterFileError: if the file is missing, truncated, altered, foreign, or belongs to another backbone or another number
-            of classes.  Everything is checked first; the model is left untouched.
+            of classes.
+        ValueError: if the model was prepared by another method.  Everything is checked first; the model is left untouched.
     """
-    folder, config = Path(folder), read_config(folder)
-    try:
-        payload = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"{folder / WEIGHTS} cannot be read ({error.strerror}). Get the adapter again.") from error
-    if hashlib.sha256(payload).hexdigest() != config["weights_sha256"]:
-        raise AdapterFileError(
-            f"{folder / WEIGHTS} is damaged: its {len(payload):,} bytes do not have the SHA-256 that {CONFIG} gives. "
-            "It was truncated, altered, or belongs to another configuration; get the adapter again."
+    whole = carrier(model)
+    file = _read(folder)
+    config, state = file.config, state_of(whole)
+    methods = set() if state is None else {recipe.method for recipe in state.recipes.values()}
+    if methods and methods | {config["method"]} != {"conv_adapter"}:
+        raise file.error(
+            f"was trained by {config['method']!r}, and this model holds what {', '.join(sorted(methods))} prepared, which would be "
+            "lost or mixed up with it; minica.detach the model first."
         )
     try:
-        state = safetensors.torch.load(payload)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise AdapterFileError(f"{folder / WEIGHTS} is not a safetensors file ({error}).") from error
-    if config["backbone"] != backbone_name(model):
-        raise AdapterFileError(
-            f"the adapter in {folder} belongs to {config['backbone']!r}, this model is {backbone_name(model)!r}; "
+        place = _place(whole, config, backbone)
+        network = whole.get_submodule(place)
+    except DAMAGE as error:
+        raise file.error(f"cannot be placed: {_short(error)}") from error
+    if config["backbone"] != backbone_name(network):
+        raise file.error(
+            f"belongs to {config['backbone']!r}, this model is {backbone_name(network)!r}; "
             f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rehearsal = _attach(skeleton(model), config, name, state)  # the same steps without the numbers: look before leaping
-    except (KeyError, TypeError) as error:
-        raise AdapterFileError(f"{folder / CONFIG} is damaged: its options make no sense ({error}). Get it again.") from error
-    wanted = trained_state(rehearsal)
-    _check_fit({file_key(rehearsal, key): value for key, value in wanted.items()}, state, folder)
-    if backbone_fingerprint(model, set(wanted)) != config["backbone_sha256"]:
-        raise AdapterFileError(
-            f"the adapter in {folder} was trained on other weights of {config['backbone']!r}: the frozen tensors differ. "
-            f"Load the pre-trained weights that it was trained on, in their precision (here {_dtype(model)})."
-        )
-    _attach(model, config, name, state)
+        with warnings.catch_warnings(action="ignore"):
+            rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
+    except DAMAGE as error:
+        raise file.error(f"cannot be attached, its options make no sense for this model: {_short(error)}") from error
+    left_out = _check_fit(rehearsal, file)
+    _check_backbone(whole, rehearsal, file)
+    _attach(whole, file, name, train, place)
     with torch.no_grad():
-        for key, value in trained_state(model).items():
-            value.copy_(state[file_key(model, key)])
-    return model.eval()
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
-
-
-def file_key(model: nn.Module, key: str) -> str:
-    """A state-dict key as the file has it: without the name of the set of adapters."""
-    for site, _ in sites(model):
-        if key.startswith(f"{site}."):
-            return f"{site}.{key[len(site) + 1 :].partition('.')[2]}"
-    return key
-
-
-def _attach(model: nn.Module, config: dict, name: str | None, state: dict[str, Tensor]) -> nn.Module:
-    options = dict(config["options"])
-    if config["method"] != "conv_adapter":
-        return tune(model, config["method"], **options)
-    norms = options.pop("norms")
-    if adapter_names(model):  # unlike tune, beside what the model already holds: the file says how many classes these have
-        weights = [state[key] for key in (f"{layer}.weight" for layer in output_layers(model)) if key in state]
-        options["num_classes"] = weights[0].shape[0] if weights else None
-    adapt(model, **{**options, "name": name or options["name"]})
-    train_norms(model, norms)
+        for key, value in trained_state(whole).items():
+            if file_key(whole, key) in file.tensors:
+                value.copy_(file.tensors[file_key(whole, key)])
+    if left_out:
+        warnings.warn(f"{len(left_out)} tensors of {folder} have no place in this model: {', '.join(left_out[:3])}.", stacklevel=2)
+    active_recipe(whole).about = {key: config[key] for key in ABOUT if key in config}
+    model.eval()
     return model
 
 
-def _check_fit(wanted: dict[str, Tensor], state: dict[str, Tensor], folder: Path) -> None:
-    """Every tensor that the model wants is in the file in its shape, and nothing else is."""
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+def _place(whole: nn.Module, config: dict, backbone: str | None) -> str:
+    if backbone is not None:
+        return backbone
+    if state_of(whole) is not None:
+        return state_of(whole).network
+    return config["inside"] if config["inside"] in dict(whole.named_modules()) else ""
+
+
+def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place: str) -> nn.Module:
+    config, options = file.config, dict(file.config["options"])
+    kept = [pattern for pattern in config["train"] if _matches(model, pattern)]
+    kept += [train] if isinstance(train, str) else train
+    if config["method"] == "conv_adapter":
+        options["name"] = name or config["name"]
+        if state_of(model) is not None:  # beside what the model already holds: the file says how many classes these have
+            weights = [file.tensors.get(file_key(model, f"{layer}.weight")) for layer in output_layers(model)]
+            options["num_classes"] = weights[0].shape[0] if weights and weights[0] is not None else None
+    return prepare(model, config["method"], config["norms"], tuple(dict.fromkeys(kept)), place, options)
+
+
+def _matches(model: nn.Module, pattern: str) -> bool:
+    try:
+        return bool(named_tensors(model, pattern))
+    except ValueError:  # what trains outside the network, in a larger model that this one is not
+        return False
+
+
+def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:
+    """Every tensor that the recipe wants is in the file, in its shape and type; returns what the file has beyond that.
+
+    What the file's model did not have at all may be missing, and what this one does not have may be left out: a pyramid has
+    no classifier.
+    """
+    wanted = {file_key(rehearsal, key): value for key, value in trained_tensors(rehearsal).items()}
+    here = {file_key(rehearsal, key).rpartition(".")[0] for key in own_tensors(rehearsal)}
+    own, frozen = {file_key(rehearsal, key) for key in active_recipe(rehearsal).own}, file.config.get("frozen", wanted)
+    missing = sorted(key for key in wanted.keys() - file.tensors.keys() if key not in own or key in frozen)
+    left_out = sorted(file.tensors.keys() - wanted.keys())
+    extra = [key for key in left_out if re.split(r"\.\w+_adapter\.", key.rpartition(".")[0])[0] in here]
     if missing or extra:
-        raise AdapterFileError(
-            f"the adapter in {folder} does not fit this model: {len(missing)} tensors are missing ({missing[:2]}), "
-            f"{len(extra)} have no place ({extra[:2]}). It belongs to a differently built network."
+        raise file.error(
+            f"does not fit this model: {len(missing)} tensors are missing ({missing[:2]}), {len(extra)} have no place ({extra[:2]}). "
+            "It belongs to a differently built network."
         )
-    if wrong:
-        key = sorted(wrong)[0]
-        raise AdapterFileError(
-            f"the adapter in {folder} does not fit this model: {key} has shape {tuple(state[key].shape)} in the file and "
-            f"{tuple(wanted[key].shape)} here. Was the model made with the same num_classes and backbone options?"
+    for key in sorted(wanted.keys() & file.tensors.keys()):
+        value, target = file.tensors[key], wanted[key]
+        if value.shape != target.shape:
+            raise file.error(
+                f"does not fit this model: {key} has shape {tuple(value.shape)} in the file and {tuple(target.shape)} here. Was the "
+                "model made with the same num_classes and backbone options?"
+            )
+        if value.dtype != target.dtype:
+            raise file.error(f"does not fit this model: {key} has type {value.dtype} in the file and {target.dtype} here.")
+        if not value.isfinite().all():
+            raise file.error(f"is of no use: {key} has values that are not finite, so its training had diverged.")
+    return left_out
+
+
+def _check_backbone(model: nn.Module, rehearsal: nn.Module, file: AdapterFile) -> None:
+    """Every frozen tensor that both models have is the same, bit for bit, and one of them has all that the other has."""
+    own = {key: value for key, value in own_backbone(model).items() if key not in active_recipe(rehearsal).own}
+    if "frozen" not in file.config:
+        found = hashlib.sha256()
+        for key in (key for key in model.state_dict() if key in own):  # in this order
+            found.update(key.encode())
+            found.update(own[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        different = "the frozen tensors differ" if found.hexdigest() != file.config["backbone_sha256"] else None
+    else:
+        mine, theirs = {file_key(rehearsal, key): value for key, value in own.items()}, file.config["frozen"]
+        changed = [key for key in mine.keys() & theirs.keys() if digest(mine[key]) != theirs[key]]
+        new = [key for key in mine.keys() - theirs.keys() - file.tensors.keys() if not key.startswith(":")]
+        gone = [key for key in theirs.keys() - mine.keys() if not key.startswith(":")]
+        different = f"{len(changed)} frozen tensors differ, such as {min(changed)!r}" if changed else None
+        if new and gone or (theirs and not mine.keys() & theirs.keys()):
+            different = f"{len(gone)} frozen tensors are not here, such as {min(gone, default=None)!r}"
+    if different:
+        kind = next(model.parameters()).dtype
+        raise file.error(
+            f"was trained on other weights of {file.config['backbone']!r}: {different}. Load the pre-trained weights that it was "
+            f"trained on, in their precision (here {kind})."
         )

@@ -1,15 +1,80 @@
-"""How many parameters and multiply-accumulates does an adapter have?  In closed form, without torch.
+"""The size of an adapter in closed form (parameters, multiply-accumulates), and the checks of its arguments; without torch.
 
-Every function takes plain integers, so that the counts can be checked by hand, in a spreadsheet or in a browser.
-The symbols are the paper's: an adapter maps C_in to C_out channels through a bottleneck of C_in / gamma channels
-with a K x K kernel (Section 3.3, Equation 2).
+Counts take plain integers, so that they can be checked by hand, in a spreadsheet or in a browser.  The symbols are the
+paper's: an adapter maps C_in to C_out channels through a bottleneck of C_in / gamma channels with a K x K kernel (Section
+3.3, Equation 2).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from numbers import Integral, Real
 
 Kernel = int | tuple[int, int]
+
+FORMS = ("depthwise", "regular", "linear", "spatial")  # the paper's adapter, and what its Table 5 compares
+
+MOST = 1_000_000  # channels; far above any network's, so that a typing error does not exhaust the memory
+
+
+# ---------------------------------------------------------------- checks of arguments
+
+
+def check_whole(value: object, name: str, least: int, most: int | None = None) -> int:
+    """``value`` as an ``int``, if it is a whole number (of Python or NumPy, no ``bool``) from ``least`` to ``most``.
+
+    Raises:
+        ValueError: if it is not; the message starts with the argument's ``name``.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
+        return int(value)
+    limits = f"at least {least}" if most is None else f"from {least} to {most:,}"
+    raise ValueError(f"{name} must be a whole number, {limits}, got {value!r}.")
+
+
+def check_kernel_size(value: object, name: str = "kernel_size", most: int = 1_000) -> Kernel:
+    """``value`` as an ``int`` or a pair of them, if it is the size of a kernel: (height, width), or one number for both.
+
+    Raises:
+        ValueError: if it is neither a whole number from 1 to ``most`` nor a pair of such.
+    """
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    try:
+        sides = [check_whole(side, name, 1, most) for side in (value if pair else [value])]
+    except ValueError:
+        message = f"{name} must be a whole number from 1 to {most:,}, or a pair (height, width) of them, got {value!r}."
+        raise ValueError(message) from None
+    return (sides[0], sides[1]) if pair else sides[0]
+
+
+def check_choice(value: object, what: str, choices: Iterable[str]) -> str:
+    """``value``, if it is one of these names.
+
+    Raises:
+        ValueError: if it is not; the message says ``what`` is unknown and lists the choices.
+    """
+    names = list(choices)
+    if isinstance(value, str) and value in names:
+        return value
+    raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(names)}.")
+
+
+def check_compression(value: object) -> float:
+    """``value`` as an ``int`` or ``float``, if it is a compression, the paper's gamma: a finite number of at least 1.
+
+    Raises:
+        ValueError: if it is not, for instance for a string, ``bool``, NaN or infinity.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool) and 1 <= value < math.inf:
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise ValueError(
+        f"compression must be at least 1, got {value!r}. It is the paper's gamma, a finite number: the bottleneck has "
+        "in_channels / compression channels, so 1 keeps all of them and 4 keeps a quarter."
+    )
+
+
+# ---------------------------------------------------------------- counts
 
 
 def bottleneck_width(in_channels: int, compression: float) -> int:
@@ -19,20 +84,17 @@ def bottleneck_width(in_channels: int, compression: float) -> int:
     where it does not, it is the nearest width below that does.
 
     Raises:
-        ValueError: if ``compression`` is below 1 (the bottleneck would be wider than its input) or not a number.
+        ValueError: if ``in_channels`` is no whole number of at least 1, or ``compression`` no finite number of at least 1
+            (below 1 the bottleneck would be wider than its input).
     """
-    if not compression >= 1:  # written so that NaN is refused too
-        raise ValueError(
-            f"compression must be at least 1, got {compression!r}. It is the paper's gamma: the bottleneck has "
-            f"in_channels / compression channels, so 1 keeps all {in_channels} of them and 4 keeps a quarter."
-        )
-    limit = max(1, int(in_channels / compression))
+    in_channels = check_whole(in_channels, "in_channels", 1, MOST)
+    limit = max(1, int(in_channels / check_compression(compression)))
     return next(width for width in range(limit, 0, -1) if in_channels % width == 0)
 
 
 def kernel_area(kernel_size: Kernel) -> int:
     """Taps of a kernel: K * K, or the product for a rectangular one."""
-    return kernel_size**2 if isinstance(kernel_size, int) else math.prod(kernel_size)
+    return int(kernel_size) ** 2 if isinstance(kernel_size, Integral) else math.prod(kernel_size)
 
 
 def adapter_parameters(
@@ -46,14 +108,18 @@ def adapter_parameters(
 
     ``form`` is the ablation of Table 5: ``"depthwise"``, ``"regular"`` (an ungrouped K x K down-projection), ``"linear"`` (an
     ungrouped 1x1 one) or ``"spatial"`` (depth-wise, at half the resolution).
+
+    Raises:
+        ValueError: for an unknown form, a size that is no whole number of at least 1, or a compression below 1.
     """
-    width = bottleneck_width(in_channels, compression)
+    width, out_channels = bottleneck_width(in_channels, compression), check_whole(out_channels, "out_channels", 1, MOST)
+    area = kernel_area(check_kernel_size(kernel_size))
     down = {
-        "depthwise": kernel_area(kernel_size) * in_channels,
-        "spatial": kernel_area(kernel_size) * in_channels,
-        "regular": kernel_area(kernel_size) * in_channels * width,
+        "depthwise": area * in_channels,
+        "spatial": area * in_channels,
+        "regular": area * in_channels * width,
         "linear": in_channels * width,
-    }[form]
+    }[check_choice(form, "adapter form", FORMS)]
     return down + width + width * out_channels + 2 * out_channels
 
 

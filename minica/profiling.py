@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .adapter import ConvAdapter
-from .anatomy import classifier_names
 from .counting import adapter_operations
 from .discovery import blank_image
-from .freezing import attachments
-from .schemes import adapters, sites
+from .hooks import attachments, sites
+from .recipe import adapters, classifier_names
 
 
 @contextmanager

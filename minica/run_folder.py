@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
-from .adapter_files import trained_state
 from .atomic import write_atomically
+from .recipe import active_recipe, adapted_parts, trained_state
 
 SAMPLED = 64  # items that stand for a data set whose content cannot be had but item by item
 CONTENT = ("tensors", "images", "data", "samples")  # where torch's, minica's and torchvision's data sets keep it
@@ -94,8 +94,10 @@ def identity(model: nn.Module, train: Any) -> dict[str, Any]:
 
 
 def recipe_summary(model: nn.Module) -> dict[str, str]:
-    """What trains, as entries of :func:`identity`: the name and shape of each tensor."""
-    return {f"shape of {key}": str(tuple(value.shape)) for key, value in sorted(trained_state(model).items())}
+    """What trains, as entries of :func:`identity`: the recipe in use, and the name and shape of each tensor."""
+    recipes = [active_recipe(part) for part in adapted_parts(model).values()]
+    said = {"recipe": str([(recipe.method, recipe.options, recipe.norms, recipe.train) for recipe in recipes if recipe])}
+    return said | {f"shape of {key}": str(tuple(value.shape)) for key, value in sorted(trained_state(model).items())}
 
 
 def nested(data: Any) -> Iterator[Any]:

@@ -1,31 +1,41 @@
-"""Attach and switch: a scheme is where you read and where you write."""
+"""The four schemes, each a place to read and a place to write, and ``adapt``, which puts adapters there."""
 
 from __future__ import annotations
 
 import copy
 import re
-import threading
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from operator import attrgetter
+from collections.abc import Collection
 from typing import NamedTuple
 
-from torch import Tensor, nn
+import psutil
+import torch
+from torch import nn
 
 from .adapter import ConvAdapter
-from .anatomy import Part, Spec, anatomy, checked_spec, classifier_names
-from .counting import adapter_parameters, bottleneck_width
-from .discovery import skeleton
-from .freezing import (
-    Attachment,
-    attachments,
+from .anatomy import Part, Spec
+from .counting import adapter_parameters, check_choice, check_compression, check_kernel_size, check_whole
+from .discovery import checked_spec, find_parts, skeleton, trace
+from .hooks import Attachment, Site
+from .recipe import (
+    Recipe,
+    adapted_parts,
+    adapter_names,
     backbone_parameters,
-    detach,
-    freeze,
-    hold_statistics,
-    plain,
-    trained_tensors,
+    carry,
+    check_attached,
+    classifier_names,
+    declare,
+    keys_below,
+    named_tensors,
+    output_layers,
+    own_tensors,
+    state_of,
+    strip,
+    switch,
+    sync_num_classes,
+    untie_from_backbone,
+    unwrap,
 )
 
 
@@ -51,91 +61,6 @@ class UnsupportedScheme(ValueError):
     """The network has units but no blocks, or the other way round."""
 
 
-# ---------------------------------------------------------------- reading and writing
-
-
-class _Seen(threading.local):
-    """What a thread has seen of the forward pass that it is in; a copy or a pickle has seen nothing."""
-
-    value: Tensor | None = None
-
-    def __reduce__(self):
-        return _Seen, ()
-
-
-class Site(Attachment, nn.ModuleDict):
-    """The adapters of one part, one a name, and the two places of the running network that they hang on.
-
-    It is a child of the part's module, so that its parameters add keys and change none, and its hooks are bound methods, so
-    that copies and pickles of the model use their own adapters.
-    """
-
-    def __init__(self, part: Part) -> None:
-        super().__init__()
-        self.part_name, self.layout, self.begin, self.end = part.name, part.layout, part.begin, part.end
-        self.reads: dict[str, str] = {}  # adapter name -> which end of the part it reads
-        self.active: str | None = None
-        self.seen = _Seen()  # the part's input, between its beginning and its end
-
-    def hang(self, model: nn.Module) -> None:
-        begin, end = model.get_submodule(self.begin.module), model.get_submodule(self.end.module)
-        if self.begin.side == "output":
-            begin.register_forward_hook(self.keep_output)
-        elif begin is not end:  # of one module, ``write`` is given input and output together
-            begin.register_forward_pre_hook(self.keep_input)
-        if self.end.side == "input":
-            end.register_forward_pre_hook(self.write_input)
-        else:
-            end.register_forward_hook(self.write)
-
-    def keep_input(self, module: nn.Module, args: tuple) -> None:
-        if self.active is not None and self.reads[self.active] == "input":
-            self.seen.value = args[0]
-
-    def keep_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.keep_input(module, (output,))
-
-    def write(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        if self.active is None:
-            return None
-        if isinstance(output, tuple):  # a block may return more than its map
-            return (self.write(module, args, output[0]), *output[1:])
-        read = output
-        if self.reads[self.active] == "input":
-            if self.begin == (self.end.module, "input"):
-                read = args[0]
-            else:
-                read, self.seen.value = self.seen.value, None
-        size = self.to_maps(output).shape[-2:]
-        # Out of place: the output may be what an in-place activation keeps for its backward pass.
-        return output + self.from_maps(self[self.active](self.to_maps(read), (size[0], size[1])))
-
-    def write_input(self, module: nn.Module, args: tuple) -> tuple | None:
-        adapted = self.write(module, args, args[0])
-        return None if adapted is None else (adapted, *args[1:])
-
-    def to_maps(self, x: Tensor) -> Tensor:
-        """To (N, C, H, W): from (N, H, W, C), or from (N, tokens, C) as a map one pixel wide."""
-        if self.layout == "nhwc":
-            return x.permute(0, 3, 1, 2)
-        return x.transpose(1, 2).unsqueeze(-1) if self.layout == "tokens" else x
-
-    def from_maps(self, x: Tensor) -> Tensor:
-        if self.layout == "nhwc":
-            return x.permute(0, 2, 3, 1)
-        return x.squeeze(-1).transpose(1, 2) if self.layout == "tokens" else x
-
-    def extra_repr(self) -> str:
-        return f"active={self.active}"
-
-
-def sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
-    """Every adapted part of ``model``: the name of the module that holds it, and the site."""
-    for name, module in model.named_modules():
-        if isinstance(module, Site):
-            yield name, module
-
-
 # ---------------------------------------------------------------- adapt
 
 
@@ -143,7 +68,7 @@ def adapt(
     model: nn.Module,
     scheme: str = "conv_parallel",
     compression: float = 4,
-    kernel_size: int | None = None,
+    kernel_size: int | tuple[int, int] | None = None,
     name: str = "default",
     *,
     form: str = "depthwise",
@@ -151,14 +76,17 @@ def adapt(
     num_classes: int | None = None,
     stages: Collection[int] | None = None,
     spec: Spec | None = None,
+    train: str | Collection[str] = (),
+    backbone: str | None = None,
 ) -> nn.Module:
     """Freeze ``model`` and attach one Conv-Adapter to each of its units or blocks, in place.
 
-    Everything but the adapters and the classifier is frozen, BatchNorm statistics included, whatever ``model.train()`` is
-    told later.  Adapters take the model's device and dtype.
+    Everything but the adapters, the classifier and what ``train`` names is frozen, BatchNorm statistics included, whatever
+    ``model.train()`` is told later.  What trains is declared here once: the flags of the parameters follow from it, and
+    setting them by hand changes nothing that is saved.  Adapters take the model's device and dtype.
 
     Args:
-        model: a ConvNet of timm, or any network whose blocks :mod:`minica.anatomy` knows.
+        model: a ConvNet of timm, or any network whose blocks :mod:`minica.discovery` finds.
         scheme: one of :data:`SCHEMES`, or the ablation ``"stage_parallel"``.
         compression: the paper's gamma, at least 1.
         kernel_size: the paper's K; ``None`` takes each unit's own.  Down-sampling convolutions keep theirs.
@@ -170,33 +98,37 @@ def adapt(
         stages: adapt only these of the network's stages, counted from 1; ``None`` all.  What comes before the first of them
             is as frozen as without adapters, and :func:`minica.fit` can keep its output (``cache=True``).
         num_classes: give the set a new classifier with as many outputs; ``None`` starts from a copy of the model's own.
-        spec: where the blocks and units of a network are that :func:`minica.anatomy.anatomy` reads wrongly, by class:
+        spec: where the blocks and units of a network are that :func:`minica.discovery.find_parts` reads wrongly, by class:
             ``{"MyBlock": Row((Unit("conv1"),))}``.  The adapter file carries it.
+        train: names of modules or parameters that train as well, or fnmatch patterns; a name covers what is below it, and
+            a module's buffers: a decoder, or a head that is not recognised as a classifier.
+        backbone: the dotted name of the network to adapt inside a larger model, such as ``"backbone.body"`` of a detector.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: for an unknown scheme, a compression below 1, a name that is taken or holds a dot, stages that
-            the network lacks, a spec that does not fit it, or a number of classes below 1 or for a model without a classifier.
-        UnsupportedBackbone: if the network has no part that the scheme adapts.  In each case the model is left untouched.
+        ValueError: for a wrong argument (named, with what was expected), such as a name that is taken, stages that the network
+            lacks or a spec that does not fit it; for a model that another method prepared.
+        UnsupportedBackbone: if the network has no part that the scheme adapts.
+        AdaptersDetached: if adapters that it had are no longer where they were put.  The model is left untouched each time.
     """
-    if scheme not in SCHEMES | ABLATIONS:
-        raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
-    if not re.fullmatch(r"\w+", name) or hasattr(Site, name) or name in ("reads", "active", "begin", "end", "layout", "seen"):
-        raise ValueError(f"an adapter's name becomes part of its keys: letters, digits and _ only, got {name!r}.")
-    if name in adapter_names(model):
-        raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
-    bottleneck_width(1, compression)  # raises for a compression below 1, before anything is touched
-    if num_classes is not None:
-        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-            raise ValueError(f"num_classes must be a whole number, at least 1, got {num_classes!r}.")
-        if not output_layers(model):
-            raise ValueError(f"{type(model).__name__} has no linear classifier to be replaced; leave num_classes out.")
-    spec = None if spec is None else checked_spec(model, spec)
-    parts = plain_anatomy(model, spec)
+    whole = unwrap(model)
+    network, place = _network(whole, backbone)
+    state = state_of(whole)
+    _check_set(whole, scheme, name, num_classes)
+    compression = check_compression(compression)
+    kernel_size = None if kernel_size is None else check_kernel_size(kernel_size)
+    train, beside = named_tensors(whole, train)
+    own = list(dict.fromkeys([*keys_below(whole, classifier_names(whole, place)), *beside]))
+    spec = None if spec is None else checked_spec(network, spec)
+    if state is not None:
+        spec = _same_spec(state.recipes.values(), spec)
+    parts = find_parts(strip(skeleton(network)), spec)
     here = parts if stages is None else _in_stages(parts, stages)
-    chosen = _parts_of(here, scheme, model)
+    chosen = _parts_of(here, scheme, network)
+    planned = planned_parameters(here, scheme, compression, kernel_size, form)
+    _check_memory(network, planned, f"compression={compression:g}, kernel_size={kernel_size}")
     adapters = [
         ConvAdapter(
             **_shape(part, scheme, kernel_size),
@@ -205,52 +137,104 @@ def adapt(
             form="linear" if part.kind == "pool" else form,
             init=part.init if init == "published" else init,
             same_padding=part.same_padding,
-            **_factory(model, part),
+            **_factory(network, part),
         )
         for part in chosen
     ]
-    switch(model, None)
-    freeze(model)
-    spec = model._minica.setdefault("spec", spec)
-    model._minica["parts"] = parts
+    # Nothing is refused from here on.
+    state = carry(whole, place)
+    switch(whole, None)
     for part, adapter in zip(chosen, adapters, strict=True):
-        host = model.get_submodule(part.host)
+        host = network.get_submodule(part.host)
         child = {"block": "residual_adapter", "stage": "stage_adapter"}.get(part.kind, "conv_adapter")
         site = getattr(host, child, None)
         if site is None:
             site = Site(part)
             host.add_module(child, site)
-            site.hang(model)
-        site[name], site.reads[name] = adapter.train(model.training), _reads(part, scheme)
-    model._minica["adapters"][name] = dict(
-        scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init, norms="none"
-    )
+            site.register_hooks(network)
+        site[name], site.reads[name], site.active = adapter, _reads(part, scheme), name
+        site.train(network.training)
+    options = dict(scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init)
     given = {"stages": None if stages is None else sorted(stages), "spec": spec}
-    model._minica["adapters"][name] |= {key: value for key, value in given.items() if value is not None}
-    model._minica["method"] = "conv_adapter"
-    for classifier in classifier_names(model):
-        model.get_submodule(classifier).requires_grad_(True)
-    make_own(model)
+    options |= {key: value for key, value in given.items() if value is not None}
+    untie_from_backbone(whole, own)
     if num_classes is not None:
-        _new_classifier(model, num_classes)
-    switch(model, name)
-    hold_statistics(model)
-    _warn_if_heavy(model, here, scheme, compression, kernel_size, form)
+        _new_classifier(whole, int(num_classes))
+    declare(whole, name, Recipe("conv_adapter", options, tuple(own), train=train))
+    _warn_if_heavy(network, here, scheme, compression, kernel_size, form)
+    warn_about_frozen_heads(whole)
     return model
 
 
-def plain_anatomy(model: nn.Module, spec: Spec | None = None) -> list[Part]:
-    """The :func:`~minica.anatomy.anatomy` of the backbone alone, whatever is attached to it.
+def _network(whole: nn.Module, backbone: str | None) -> tuple[nn.Module, str]:
+    """The network to adapt inside ``whole``, and its name there."""
+    inside = [name for name in adapted_parts(whole) if name]
+    if inside:
+        raise ValueError(
+            f"its part {inside[0]!r} was adapted by itself; go on with that part, or minica.detach it and adapt the whole with "
+            f"backbone={inside[0]!r} and train=(...)."
+        )
+    check_attached(whole)
+    state = state_of(whole)
+    if state is not None and state.network != (backbone if backbone is not None else state.network):
+        raise ValueError(f"the model's adapters are in backbone={state.network!r}; detach them before you adapt {backbone!r}.")
+    place = state.network if state is not None else backbone or ""
+    try:
+        return whole.get_submodule(place), place
+    except (AttributeError, TypeError) as error:
+        names = ", ".join(name for name, _ in whole.named_children())
+        raise ValueError(f"backbone={backbone!r} is no part of {type(whole).__name__}; its parts are {names}.") from error
 
-    Raises:
-        ValueError: for a second spec while adapters hang where another, or none, put them.
-    """
-    state = getattr(model, "_minica", {})
-    if "parts" not in state:
-        return anatomy(detach(skeleton(model)) if attachments(model) else model, spec)
-    if spec is not None and spec != state["spec"]:
+
+def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None) -> None:
+    check_choice(scheme, "scheme", SCHEMES | ABLATIONS)
+    taken = {*dir(nn.ModuleDict()), *dir(Site), "hooked", "part_name", "layout", "begin", "end", "reads", "active", "seen"}
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name) or name in taken:
+        raise ValueError(
+            f"an adapter's name becomes part of its keys: letters, digits and _ only, and no attribute of a module; got {name!r}."
+        )
+    state = state_of(whole)
+    methods = [] if state is None else [recipe.method for recipe in state.recipes.values()]
+    if methods and methods[0] != "conv_adapter":
+        raise ValueError(f"the model was prepared by tune(model, {methods[0]!r}); minica.detach it before you adapt it.")
+    if state is not None and state.folded:
+        raise ValueError("a folded copy is for inference alone; adapt the model that it was made from.")
+    if name in adapter_names(whole):
+        raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
+    if num_classes is not None:
+        check_whole(num_classes, "num_classes", 1)
+        layers = output_layers(whole)
+        if not layers:
+            raise ValueError(f"{type(whole).__name__} has no linear classifier to be replaced; leave num_classes out.")
+        numbers = sum(int(num_classes) * layer.weight[0].numel() for layer in layers.values())
+        _check_memory(whole, numbers, f"num_classes={num_classes}")
+
+
+def _same_spec(recipes: Collection[Recipe], spec: Spec | None) -> Spec | None:
+    """The spec that placed the adapters that the model has; all sets share it."""
+    theirs = next((recipe.options.get("spec") for recipe in recipes), None)
+    if spec is not None and spec != theirs:
         raise ValueError("the model's adapters were placed by another spec, or by none; detach them before you give this one.")
-    return state["parts"]
+    return theirs
+
+
+def _check_memory(network: nn.Module, numbers: int, what: str) -> None:
+    """Refuse what does not fit, before anything is touched."""
+    weight = next(network.parameters())
+    if weight.is_meta:
+        return
+    free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
+    if numbers * weight.element_size() > free:
+        need = numbers * weight.element_size() / 1e9
+        raise ValueError(f"{what} would need {need:,.0f} GB for new weights, of which {free / 1e9:,.0f} GB are free.")
+
+
+def _new_classifier(model: nn.Module, num_classes: int) -> None:
+    for layer in output_layers(model).values():
+        for name, weight in list(layer.named_parameters(recurse=False)):
+            setattr(layer, name, nn.Parameter(weight.new_empty(num_classes, *weight.shape[1:])))
+        layer.reset_parameters()
+    sync_num_classes(model)
 
 
 def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:
@@ -350,123 +334,50 @@ def _warn_if_heavy(model, parts, scheme, compression, kernel_size, form) -> None
         )
 
 
-# ---------------------------------------------------------------- looking and switching
+def warn_about_frozen_heads(model: nn.Module) -> None:
+    """Name what is likely a new head or decoder and is not trained: parts with weights around or behind the adapted network.
 
-
-def adapters(model: nn.Module, name: str | None = None) -> dict[str, ConvAdapter]:
-    """``{dotted place: adapter}``, for the set called ``name`` or, by default, the active one."""
-    found = {}
-    for _, site in sites(model):
-        key = name if name is not None else site.active
-        if key is not None and key in site:
-            found[site.part_name] = site[key]
-    return found
-
-
-def adapter_names(model: nn.Module) -> list[str]:
-    """The names of all sets of adapters that the model holds."""
-    return sorted({name for _, site in sites(model) for name in site})
-
-
-def switch(model: nn.Module, name: str | None) -> nn.Module:
-    """Use the set of adapters called ``name``, or none at all: the frozen backbone as it was, its classifier included.
-
-    Only the set in use trains.  What trains beside its adapters, its classifier above all, is the set's own and comes and goes
-    with it; a set's classifier may have another size than the next one's.  All share one backbone.
-
-    Raises:
-        ValueError: if there is no set of that name.
+    Parts of a timm network are its own, pre-trained; so is everything around a classifier that was recognised.
     """
-    if name is not None and name not in adapter_names(model):
-        raise ValueError(f"no adapters named {name!r}; the model has {', '.join(adapter_names(model)) or 'none'}.")
-    before = active_set(model)
-    if name == before:
-        return model
-    plain(model)
-    beside = model._minica["beside"]
-    if before is not None:
-        beside[before] = {key: attrgetter(key)(model) for key in beside[None]}
-        _put(model, beside[None])
-    if name is not None:
-        _put(model, beside.pop(name, {}))
-    for _, site in sites(model):
-        site.active = name if name in site else None
-        for other, adapter in site.items():
-            adapter.requires_grad_(other == name and not model._minica.get("folded"))
-    hold_statistics(model)
-    return model
+    state = state_of(model)
+    recipe = state.recipes[state.active]
+    if state.network:
+        path = state.network.split(".")
+        around = [".".join(path[:depth]) for depth in range(len(path))]
+        found = [
+            f"{place}.{name}".lstrip(".")
+            for place in around
+            for name, _ in model.get_submodule(place).named_children()
+            if not f"{state.network}.".startswith(f"{place}.{name}.".lstrip("."))
+        ]
+    elif hasattr(model, "get_classifier") or keys_below(model, classifier_names(model)):
+        return
+    else:
+        found = _behind_the_last(model)
+    frozen = [name for name in found if (keys := keys_below(model, [name])) and not set(keys) <= set(recipe.own)]
+    if frozen:
+        warnings.warn(
+            f"{', '.join(map(repr, frozen))} of this {type(model).__name__} stays frozen: it is not recognised as a classifier. If it "
+            f"is a new head or decoder, let it train: train=({', '.join(map(repr, frozen))},).",
+            stacklevel=4,
+        )
 
 
-@contextmanager
-def switched(model: nn.Module, name: str | None) -> Iterator[nn.Module]:
-    """:func:`switch`, and back to the set that was in use when the ``with`` block ends, however it ends."""
-    before = active_set(model)
+def _behind_the_last(model: nn.Module) -> list[str]:
+    """Outermost modules with weights, outside any timm network, that run after everything that is adapted."""
     try:
-        yield switch(model, name)
-    finally:
-        switch(model, before)
-
-
-def active_set(model: nn.Module) -> str | None:
-    """The name of the set of adapters in use."""
-    return next((site.active for _, site in sites(model) if site.active is not None), None)
-
-
-def backbone_values(model: nn.Module) -> dict[str, Tensor]:
-    """What the plain backbone has where any set trains something else beside its adapters."""
-    return getattr(model, "_minica", {}).get("beside", {}).get(None, {})
-
-
-def make_own(model: nn.Module) -> None:
-    """Let what trains beside the adapters in use be a copy; the backbone's own tensors wait for when they are switched off."""
-    base, added = model._minica["beside"].setdefault(None, {}), tuple(f"{attached}." for attached in attachments(model))
-    trains = {key: value for key, value in trained_tensors(model).items() if not key.startswith(added)}
-    shared = {key: value for key, value in trains.items() if base.setdefault(key, value) is value}
-    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()})
-    for value in shared.values():
-        value.requires_grad_(False)
-
-
-def _put(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give the model these parameters and buffers for its own of the same keys."""
-    for key, value in tensors.items():
-        owner, _, name = key.rpartition(".")
-        module = model.get_submodule(owner)
-        here = getattr(module, name)
-        if (value.device, value.dtype) != (here.device, here.dtype):  # the model has moved meanwhile
-            moved = value.detach().to(here)
-            tensors[key] = value = nn.Parameter(moved, value.requires_grad) if isinstance(value, nn.Parameter) else moved
-        setattr(module, name, value)
-    _tell_size(model)
-
-
-# ---------------------------------------------------------------- classifiers of several sizes
-
-
-def output_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers or convolutions that give the logits, by name: the last one of each classifier."""
-    found = {}
-    for classifier in classifier_names(model):
-        inside = model.get_submodule(classifier).named_modules(prefix=classifier)
-        found |= [(name, layer) for name, layer in inside if isinstance(layer, (nn.Linear, nn.Conv2d))][-1:]
+        calls = trace(model).calls
+    except Exception:  # it does not run on one blank image; what cannot be told is not warned of
+        return []
+    timm = [name for name, module in model.named_modules() if hasattr(module, "get_classifier")]
+    adapted = [name.rpartition(".")[0] for name, module in model.named_modules() if isinstance(module, Attachment)]
+    last = max((call.end for call in calls if call.name in adapted), default=0)
+    own, found = own_tensors(model), []
+    for call in calls:
+        inside = f"{call.name}."
+        weights = any(key.startswith(inside) for key in own)
+        whole = not any(f"{name}.".startswith(inside) for name in [*adapted, *timm]) and call.begin >= last
+        below = any(inside.startswith(f"{name}.") for name in [*found, *timm])
+        if call.name and weights and whole and not below:
+            found.append(call.name)
     return found
-
-
-def _new_classifier(model: nn.Module, num_classes: int) -> None:
-    for layer in output_layers(model).values():
-        for name, weight in list(layer.named_parameters(recurse=False)):
-            setattr(layer, name, nn.Parameter(weight.new_empty(num_classes, *weight.shape[1:])))
-        layer.reset_parameters()
-    _tell_size(model)
-
-
-def _tell_size(model: nn.Module) -> None:
-    """Let the classifier and what it is part of say how many classes its weights have."""
-    for name, layer in output_layers(model).items():
-        entry = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-        before, classes = getattr(layer, entry), layer.weight.shape[0]
-        setattr(layer, entry, classes)
-        above = name.split(".")[:-1]
-        for module in (model.get_submodule(".".join(above[:depth])) for depth in range(len(above) + 1)):
-            if getattr(module, "num_classes", None) == before:
-                module.num_classes = classes

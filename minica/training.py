@@ -28,16 +28,15 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast, broadcast_object_list, patch_environment, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
-from .adapter_files import trained_state
 from .backbones import normalization
 from .fast.caching import cache_prefix
 from .fast.layout import channels_last, in_channels_last
 from .fast.lean import lean as lean_form
-from .freezing import frozen_statistics, plain
 from .profiling import modes_kept
+from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
 from .run_folder import checkpoints, identity, locked, nested, restore, resume, save, writable
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -208,7 +207,7 @@ def fit(
                 set_seed(_mix(seed, epoch, 1 + accelerator.process_index))
                 batches.set_epoch(epoch)
                 net.train()
-                for norm in frozen_statistics(model):  # of a model frozen by hand, without adapt or tune
+                for norm in frozen_running_stats(model):  # of a model frozen by hand, without adapt or tune
                     norm.eval()
                 for at, batch in enumerate(batches, start=epoch * an_epoch * accumulate):
                     step, part = divmod(at, accumulate)
@@ -216,7 +215,7 @@ def fit(
                         with _randomness_kept(), modes_kept(model), accelerator.autocast():
                             classes = _check_task(model, loaders[0], batch, run["class_weights"]) if classifies else None
                             if measured:
-                                _check_task(model, loaders[1], next(iter(loaders[1])))
+                                _check_task(model, loaders[1], _first(loaders[1]))
                         remember_training_data(model, about)
                     if classifies:
                         batch = _labelled(batch, names)
@@ -425,8 +424,9 @@ def _about(data: Any) -> dict:
 
 def remember_training_data(model: nn.Module, about: dict) -> None:
     """Note on a model that :func:`minica.adapt` or :func:`minica.tune` prepared what it is trained on."""
-    if hasattr(model, "_minica"):
-        model._minica["about"] = about
+    for part in adapted_parts(unwrap(model)).values():
+        if recipe := active_recipe(part):
+            recipe.about = dict(about)
 
 
 def _labelled(batch: Any, names: Sequence[str] | None, collate: Callable | None = None) -> tuple[Tensor, Tensor]:
@@ -489,6 +489,7 @@ def _check_arguments(given: dict) -> None:
 
 def _check_model(model: nn.Module) -> None:
     """Something trains, and it is what the model was prepared to train."""
+    check_flags(model)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ValueError("nothing to train: every parameter is frozen. Choose with minica.tune or minica.adapt.")
 
@@ -517,6 +518,13 @@ def _check_task(model: nn.Module, loader: DataLoader, batch: Any, class_weights:
         if isinstance(data, TensorDataset) or hasattr(data, "about"):
             _check_labels(_whole_numbers(data.tensors[1] if isinstance(data, TensorDataset) else data.labels, names), classes)
     return classes
+
+
+def _first(loader: DataLoader) -> Any:
+    """A batch of one item, without the loader's own iterator, which would draw random numbers and start workers."""
+    data = loader.dataset
+    item = next(iter(data)) if isinstance(data, IterableDataset) else data[0]
+    return loader.collate_fn(item if loader.batch_sampler is None else [item])
 
 
 def _count_classes(model: nn.Module, logits: Any) -> int:

@@ -1,83 +1,92 @@
-"""What trains under each method?"""
+"""The methods that the paper compares: what each adds to a model and what trains under it."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .anatomy import Spec, UnsupportedBackbone, classifier_names
-from .discovery import SHORTCUTS, input_shape, skeleton
-from .freezing import Attachment, detach, freeze, hold_statistics, release_statistics
-from .schemes import active_set, adapt, make_own, plain_anatomy
+from .anatomy import Spec, UnsupportedBackbone
+from .counting import check_choice, check_whole
+from .discovery import SHORTCUTS, checked_spec, find_parts, input_shape, skeleton
+from .hooks import Attachment
+from .recipe import (
+    Recipe,
+    active_recipe,
+    carry,
+    classifier_names,
+    declare,
+    detach,
+    keys_below,
+    named_tensors,
+    network_of,
+    own_tensors,
+    set_flags,
+    state_of,
+    strip,
+    untie_from_backbone,
+    unwrap,
+)
+from .schemes import adapt, warn_about_frozen_heads
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def full(model: nn.Module) -> None:
+# Each method gets the plain network, adds what it adds, and returns the network's own tensors that train, by state-dict key.
+
+
+def full(network: nn.Module) -> list[str]:
     """Every parameter, and the statistics of every normalisation layer."""
-    freeze(model)  # to remember what it was
-    for module in model.modules():
-        release_statistics(module)
-    for weight in model.parameters():
-        weight.requires_grad_(weight.is_floating_point())
+    return list(own_tensors(network))
 
 
-def linear(model: nn.Module) -> None:
+def linear(network: nn.Module) -> list[str]:
     """The classifier."""
-    freeze(model)
+    return []
 
 
-def bias(model: nn.Module, spec: Spec | None = None) -> None:
+def bias(network: nn.Module, spec: Spec | None = None) -> list[str]:
     """The classifier and every bias; convolutions of blocks that have none get one of zeros.  Statistics stay."""
-    convolutions = list(_block_convolutions(model, spec))
-    freeze(model)
-    for name, conv in convolutions:
+    for conv in dict(_block_convolutions(network, spec)).values():
         if conv.bias is None:
-            weight = conv.weight
-            conv.bias = nn.Parameter(torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype))
-            model._minica["added_biases"].append(name)
-    for key, weight in model.named_parameters():
-        weight.requires_grad_("bias" in key.rpartition(".")[2])  # Swin's relative position biases too
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.weight.shape[0]))
+    return [key for key, _ in network.named_parameters() if "bias" in key.rpartition(".")[2]]  # Swin's position biases too
 
 
-def norm(model: nn.Module) -> None:
+def norm(network: nn.Module) -> list[str]:
     """The classifier and every normalisation layer: its weight, its bias and, since it trains, its statistics."""
-    freeze(model)
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.requires_grad_(True)
+    return keys_below(network, [name for name, module in network.named_modules() if isinstance(module, NORMS)])
 
 
-def prompt(model: nn.Module, size: int = 10, image_size: int | tuple[int, int] | None = None) -> None:
+def prompt(network: nn.Module, size: int = 10, image_size: int | tuple[int, int] | None = None) -> list[str]:
     """The classifier and a learnable frame of ``size`` pixels that is added to every (normalised) image."""
-    channels, height, width = input_shape(model)
+    channels, *sides = input_shape(network)
     if image_size is not None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not 1 <= size <= min(height, width) // 2:
+        sides = image_size if isinstance(image_size, (tuple, list)) and len(image_size) == 2 else (image_size, image_size)
+    height, width = (check_whole(side, "image_size", 2) for side in sides)
+    if not 1 <= check_whole(size, "size", 1) <= min(height, width) // 2:
         raise ValueError(f"a prompt's size must be from 1 to {min(height, width) // 2} pixels, half the image, got {size!r}.")
-    freeze(model)
-    weight = next(model.parameters())
-    model.prompt = Prompt(size, (channels, height, width)).to(device=weight.device, dtype=weight.dtype)
-    model.register_forward_pre_hook(model.prompt.frame)
+    weight = next(network.parameters())
+    network.prompt = Prompt(int(size), (channels, height, width)).to(device=weight.device, dtype=weight.dtype)
+    network.prompt.train(network.training).hook(network, "", "forward_pre", network.prompt.frame)
+    return []
+
+
+def residual_adapter(network: nn.Module, spec: Spec | None = None) -> list[str]:
+    """The classifier and a 1x1 convolution beside every convolution of every block (Rebuffi et al. 2018)."""
+    for name, conv in list(_block_convolutions(network, spec)):
+        conv.residual_adapter = ResidualAdapter(conv).train(conv.training)
+        conv.residual_adapter.hook(network, name, "forward", conv.residual_adapter.add)
+    return []
 
 
 def conv_adapter(model: nn.Module, **options) -> None:
     """The classifier and a Conv-Adapter at every unit or block; the options of :func:`minica.adapt`."""
     adapt(model, **options)
-
-
-def residual_adapter(model: nn.Module, spec: Spec | None = None) -> None:
-    """The classifier and a 1x1 convolution beside every convolution of every block (Rebuffi et al. 2018)."""
-    convolutions = list(_block_convolutions(model, spec))
-    freeze(model)
-    for _, conv in convolutions:
-        conv.residual_adapter = ResidualAdapter(conv)
-        conv.register_forward_hook(conv.residual_adapter.add)
 
 
 METHODS: dict[str, Callable] = {
@@ -87,7 +96,15 @@ TRAINED_NORMS = ("none", "final", "all")
 FINAL_NORMS = ("norm", "head.norm", "fc_norm")  # what timm calls the layer before the classifier
 
 
-def tune(model: nn.Module, method: str, *, norms: str = "none", **options) -> nn.Module:
+def tune(
+    model: nn.Module,
+    method: str,
+    *,
+    norms: str = "none",
+    train: str | Collection[str] = (),
+    backbone: str | None = None,
+    **options,
+) -> nn.Module:
     """Prepare ``model`` for training by ``method``, in place: what trains, what is added, what is frozen.
 
     Starts from the plain backbone: whatever an earlier call attached is detached first.
@@ -97,53 +114,80 @@ def tune(model: nn.Module, method: str, *, norms: str = "none", **options) -> nn
         norms: which normalisation layers train as well.  The paper's text says ``"none"``.  Its code trains every layer with
             *norm* in its name: in ConvNeXt and Swin ``"all"``; in BiT, whose other norms it calls *gn*, the ``"final"`` one
             before the classifier.
+        train: names of modules or parameters that train as well, see :func:`minica.adapt`.
+        backbone: the dotted name of the network to tune inside a larger model, see :func:`minica.adapt`.
         options: of the method: ``size`` and ``image_size`` of a ``"prompt"``, in pixels; for ``"conv_adapter"`` those of
             :func:`minica.adapt`, of which ``"bias"`` and ``"residual_adapter"`` take ``spec``.
 
     Raises:
-        ValueError: for an unknown method or option.
+        ValueError: for an unknown method or option, or if nothing at all would train.
         UnsupportedBackbone: if the method needs convolutional blocks and there are none.  In each case the model is untouched.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}.")
-    if norms not in TRAINED_NORMS:
-        raise ValueError(f"unknown norms {norms!r}; choose one of {', '.join(TRAINED_NORMS)}.")
-    accepted = inspect.signature(adapt if method == "conv_adapter" else METHODS[method]).parameters.keys() - {"model"}
+    whole = unwrap(model)
+    check_choice(method, "method", METHODS)
+    check_choice(norms, "norms", TRAINED_NORMS)
+    taken = inspect.signature(adapt if method == "conv_adapter" else METHODS[method]).parameters.keys()
+    accepted = taken - {"model", "network", "train", "backbone"}
     if unknown := options.keys() - accepted:
         known = ", ".join(sorted(accepted)) or "no options"
         raise ValueError(f"{method!r} takes {known}; got {', '.join(sorted(unknown))}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a rehearsal on a copy without numbers: what is refused is refused here
-        METHODS[method](detach(skeleton(model)), **options)
-    detach(model)
-    METHODS[method](model, **options)
-    model._minica |= {"method": method, "norms": norms, "options": options}
-    for name in classifier_names(model):
-        model.get_submodule(name).requires_grad_(True)
+    with warnings.catch_warnings(action="ignore"):  # a rehearsal on a copy without numbers: what is refused is refused here
+        prepare(detach(skeleton(whole)), method, norms, train, backbone, options)
+    prepare(detach(whole), method, norms, train, backbone, options)
+    return model
+
+
+def prepare(model: nn.Module, method: str, norms: str, train, backbone: str | None, options: dict) -> nn.Module:
+    """:func:`tune` without its rehearsal, on a model to which nothing, or for Conv-Adapters only other sets, was added."""
+    if method == "conv_adapter":
+        adapt(model, train=train, backbone=backbone, **options)
+        train_norms(model, norms)
+        return model
+    place = backbone or ""
+    try:
+        network = model.get_submodule(place)
+    except AttributeError as error:
+        raise ValueError(f"backbone={backbone!r} is no part of {type(model).__name__}.") from error
+    train, beside = named_tensors(model, train)
+    state, without = carry(model, place), {name for name, conv in network.named_modules() if getattr(conv, "bias", 0) is None}
+    own = [f"{place}.{key}".lstrip(".") for key in METHODS[method](network, **options)]
+    own += keys_below(model, classifier_names(model, place)) + beside
+    if not own:
+        raise ValueError(
+            f"under {method!r} nothing of this {type(model).__name__} would train: no classifier was recognised. Name it in train=, "
+            f"for instance train=({[name for name, _ in model.named_children()][-1]!r},)."
+        )
+    state.added_biases = tuple(f"{place}.{name}".lstrip(".") for name in without if network.get_submodule(name).bias is not None)
+    declare(model, "default", Recipe(method, options, tuple(dict.fromkeys(own)), train=train))
     train_norms(model, norms)
+    if method != "full":
+        warn_about_frozen_heads(model)
     return model
 
 
 def train_norms(model: nn.Module, norms: str) -> None:
-    """Train the normalisation layers that ``norms`` names (see :func:`tune`), and hold the statistics of all others."""
-    for name, module in model.named_modules():
-        wanted = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
-        if wanted and isinstance(module, NORMS):
-            module.requires_grad_(True)
-    if active_set(model) is not None:
-        make_own(model)
-        model._minica["adapters"][active_set(model)]["norms"] = norms
-    if model._minica.get("method") != "full":  # there, layers without a weight learn their statistics as well
-        hold_statistics(model)
+    """Add the normalisation layers that ``norms`` names (see :func:`tune`) to the recipe in use."""
+    recipe, network = active_recipe(model), network_of(model)
+    wanted = []
+    for name, module in network.named_modules():
+        chosen = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
+        if chosen and isinstance(module, NORMS):
+            wanted.append(f"{state_of(model).network}.{name}".lstrip("."))
+    keys = [key for key in keys_below(model, wanted) if key not in recipe.own]
+    recipe.norms, recipe.own = norms, (*recipe.own, *keys)
+    if recipe.method == "conv_adapter":
+        untie_from_backbone(model, keys)
+    set_flags(model)
 
 
-def _block_convolutions(model: nn.Module, spec: Spec | None):
+def _block_convolutions(network: nn.Module, spec: Spec | None):
     """Every convolution inside a block, off its shortcut: (name, module)."""
-    parts = plain_anatomy(model, spec)
+    spec = None if spec is None else checked_spec(network, spec)
+    parts = find_parts(strip(skeleton(network)), spec)
     blocks = tuple(f"{part.name}." for part in parts if part.kind == "block")
     if not blocks:
-        raise UnsupportedBackbone(f"{type(model).__name__} has no residual blocks, and this method changes their convolutions.")
-    for name, module in model.named_modules():
+        raise UnsupportedBackbone(f"{type(network).__name__} has no residual blocks, and this method changes their convolutions.")
+    for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and name.startswith(blocks) and not any(word in name for word in SHORTCUTS):
             yield name, module
 

@@ -10,7 +10,8 @@ from nets import disturb, images, net
 from torch import nn
 
 import minica
-from minica.anatomy import Row, Unit, anatomy
+from minica.anatomy import Row, Unit
+from minica.discovery import find_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")
 
@@ -223,12 +224,12 @@ def odd() -> nn.Module:
 
 def test_a_spec_says_where_blocks_and_units_are():
     with pytest.raises(ValueError, match="no convolutional unit"):
-        anatomy(odd())
-    found = {part.name: part for part in anatomy(odd(), SPEC)}
+        find_parts(odd())
+    found = {part.name: part for part in find_parts(odd(), SPEC)}
     assert [name for name, part in found.items() if part.kind == "block"] == ["first", "second", "tail"], "subclasses too"
     assert found["first.conv"].end == ("first.norm", "output")
     with pytest.raises(ValueError, match="no convolutional unit"):
-        anatomy(timm.create_model("test_resnet"), {"BasicBlock": Row(()), "Bottleneck": Row(())})
+        find_parts(timm.create_model("test_resnet"), {"BasicBlock": Row(()), "Bottleneck": Row(())})
 
 
 @pytest.mark.parametrize("method", [*minica.SCHEMES, "bias", "residual_adapter"])

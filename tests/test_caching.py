@@ -155,7 +155,7 @@ def test_augmented_images_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="cache=True needs the same images in every epoch.*augment='none', or train without"):
         train(model, Flipped(*pictures(40).tensors), cache=True)
     train(minica.tune(net("basic"), "full"), Flipped(*pictures(8).tensors), cache=True)  # nothing is kept, nothing refused
-    monkeypatch.setattr("minica.caching.psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr("minica.fast.caching.psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(ValueError, match=r"would need .* GB for maps of shape .*; adapt later stages only"):
         train(model, pictures(), cache=True)
 

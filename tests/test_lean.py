@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import nets
 import pytest
@@ -10,19 +11,22 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.func import functional_call, vmap
+from torch.nn.utils import parametrize
 
 import minica
-from minica.fast.lean import LeanNorm, pack, unpack
-from minica.freezing import Lean
+from minica.fast.lean_layers import LeanNorm, pack, unpack
 from minica.profiling import activations
+from minica.recipe import Lean
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
 
 
-def gradients(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
+    """Of all that trains; ``run`` is what is called instead of ``model``, its compiled form for instance."""
     torch.manual_seed(0)  # of stochastic depth
     model.zero_grad()
-    F.cross_entropy(model.train()(images), torch.arange(len(images)) % 5).backward()
+    F.cross_entropy((run or model.train())(images), torch.arange(len(images)) % 5).backward()
     return {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
 
 
@@ -74,7 +78,7 @@ def test_gradients_in_float32(name):
 def test_batchnorm_is_folded_where_a_convolution_feeds_only_it(name, share):
     """MixNet's convolutions are joined before their norm; everywhere else each norm has a convolution of its own."""
     model = minica.lean(adapted(name, "conv_parallel")[0])
-    norms = [module.lean_folded for module in model.modules() if isinstance(module, LeanNorm)]
+    norms = [module.lean_prepared is not None for module in model.modules() if isinstance(module, LeanNorm)]
     assert sum(norms) / len(norms) == share
 
 
@@ -108,7 +112,7 @@ def test_nothing_is_folded_that_somebody_sees(twice, hook):
         block.conv.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
     expected = gradients(model, images)
     minica.lean(model)
-    assert model[1].lean_folded and block.bn.lean_folded is not (twice or hook)
+    assert model[1].lean_prepared and (block.bn.lean_prepared is None) is (twice or hook)
     assert difference(gradients(model, images), expected) < 1e-4
     if hook:
         assert len(seen) == 2, "the network was traced without its user's hooks"
@@ -169,6 +173,13 @@ def test_activations_have_the_gradient_of_torch(act, inplace):
             (y * torch.arange(y.numel(), dtype=x.dtype).view(y.shape)).sum().backward()
             grads += [y.detach(), leaf.grad]
         assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[3])
+
+
+def test_bytes_kept_by_basic_blocks():
+    """An activation that an adapter reads keeps a bit an element, not its output, which the adapter's own addition replaces."""
+    with torch.device("meta"):
+        model, images = timm.create_model("resnet18", num_classes=10), torch.randn(8, 3, 96, 96)
+    assert activations(minica.lean(minica.adapt(model, "conv_parallel", 4)), images) / MIB < 12.8
 
 
 MIB = 2**20
@@ -241,33 +252,258 @@ def test_a_good_citizen(name):
     compiled = copy.deepcopy(model)
     torch._dynamo.reset()
     run = torch.compile(compiled, backend="aot_eager", fullgraph=True)
-    F.cross_entropy(run(images), torch.arange(len(images)) % 5).backward()
-    found = {key: weight.grad for key, weight in compiled.named_parameters() if weight.grad is not None}
-    assert difference(found, expected) < 1e-4
+    assert difference(gradients(compiled, images, run), expected) < 1e-4
     assert difference(gradients(minica.lean(model, checkpoint=True), images), expected) < 1e-4
     checkpointed = [module for module in model.modules() if getattr(module, "grad_checkpointing", False)]
     minica.plain(model)
     assert checkpointed and not any(module.grad_checkpointing for module in checkpointed)
 
 
+def is_lean(model: nn.Module) -> bool:
+    return any(isinstance(module, Lean) for module in model.modules())
+
+
 def test_what_ends_it(tmp_path):
     model, _ = adapted("basic", "conv_parallel")
-
-    def is_lean():
-        return any(isinstance(module, Lean) for module in model.modules())
-
     minica.save_adapter(minica.lean(model), tmp_path)
-    assert is_lean()
+    assert is_lean(model)
     minica.load_adapter(minica.lean(minica.detach(model)), tmp_path)
-    assert not is_lean()
-    minica.lean(model).load_state_dict(model.state_dict())
-    assert not is_lean(), "what was folded was made from other weights"
+    assert not is_lean(model)
     minica.adapt(minica.lean(model), "conv_sequential", name="second")
-    assert not is_lean()
+    assert not is_lean(model)
     minica.detach(minica.lean(model))
-    assert not is_lean() and not nets.hooks(model) and not model._load_state_dict_post_hooks
+    assert not is_lean(model) and not nets.hooks(model) and not model._load_state_dict_post_hooks
     with pytest.raises(ValueError, match="checkpoint=False"):
         minica.lean(nn.Sequential(nn.Conv2d(3, 3, 1)), checkpoint=True)
+
+
+# ---------------------------------------------------------------- what changes after ``lean``
+
+
+def other_values(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value * 1.25 if value.is_floating_point() else value for key, value in module.state_dict().items()}
+
+
+def thaw(*names):
+    def change(model):
+        for name in names:
+            model.get_submodule(name).requires_grad_(True)
+
+    return change
+
+
+def load(name, **options):
+    def change(model):
+        module = model.get_submodule(name)
+        module.load_state_dict(other_values(module), **options)
+
+    return change
+
+
+def write(model):
+    with torch.no_grad():
+        model.layer2[0].bn1.running_var.mul_(2)
+        model.layer2[0].conv2.weight.mul_(2)
+
+
+def write_in_inference_mode(model):
+    with torch.inference_mode():
+        model.layer2[0].bn1.weight.mul_(2)
+
+
+def assign_data(model):
+    model.layer2[0].conv1.weight.data = 2 * model.layer2[0].conv1.weight.data
+
+
+def replace_parameter(model):
+    norm = model.layer2[0].bn1
+    norm.weight = nn.Parameter(2 * norm.weight.detach(), requires_grad=False)
+
+
+def standardise(model):
+    parametrize.register_parametrization(model.layer2[0].conv1, "weight", nn.Tanh())
+
+
+def release_statistics(model):
+    model.layer2[0].bn1._forward_pre_hooks.clear()
+
+
+def double_what_the_convolution_returns(model):
+    model.layer1[0].conv1.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def double_what_the_norm_receives(model):
+    model.layer2[0].bn1.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def replace_convolution(model):
+    torch.manual_seed(0)
+    old = model.layer2[0].conv1
+    model.layer2[0].conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 1, bias=False).to(old.weight)
+
+
+def replace_norm(model):
+    model.layer2[0].bn2 = nn.BatchNorm2d(model.layer2[0].bn2.num_features).to(model.layer2[0].bn2.weight)
+
+
+def remove_norm(model):
+    model.layer2[0].bn1 = nn.Identity()
+
+
+def part_is_plain_again(model):
+    minica.plain(model.layer2[0].conv1)
+
+
+STAYS = [  # lean in every layer, with the new numbers
+    load(""),
+    load("layer2"),
+    load("layer2.0.conv1"),
+    load("layer2.0.bn1", assign=True),
+    write,
+    write_in_inference_mode,
+    assign_data,
+    replace_parameter,
+]
+ENDS = [  # plain in those layers
+    thaw("layer2.0.conv1"),
+    thaw("layer2.0.bn1"),
+    thaw("layer3"),
+    thaw("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
+    release_statistics,
+    standardise,
+    double_what_the_convolution_returns,
+    double_what_the_norm_receives,
+    replace_convolution,
+    replace_norm,
+    remove_norm,
+    part_is_plain_again,
+]
+
+
+@pytest.mark.parametrize("change", STAYS + ENDS)
+@pytest.mark.parametrize("copied", [None, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_what_changes_afterwards_is_noticed(change, copied):
+    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    model = minica.lean(copy.deepcopy(plain))
+    model = model if copied is None else copied(model)
+    before, bytes_before = gradients(model, images), activations(model, images)
+    for changed in (plain, model):
+        changed.eval()
+        change(changed)
+    expected = gradients(plain, images)
+    assert difference(gradients(model, images), expected) < 1e-9
+    assert before.keys() != expected.keys() or difference(expected, before) > 1e-3, "the change makes no difference"
+    if change in STAYS:
+        assert activations(model, images) == bytes_before
+    torch.testing.assert_close(dict(model.state_dict()), dict(plain.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["bit", "efficientnet"])
+def test_frozen_again_is_lean_again(name):
+    model, images = adapted(name, "conv_parallel", torch.float64)
+    expected, kept = gradients(model, images), activations(minica.lean(model), images)
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    assert len(gradients(model, images)) > len(expected)
+    for weight in frozen:
+        weight.requires_grad_(False)
+    assert difference(gradients(model, images), expected) < 1e-9 and activations(model, images) == kept
+
+
+def test_a_network_frozen_by_hand_that_goes_into_training_mode():
+    model, images = nets.net("basic").double().requires_grad_(False), nets.images("basic", 4).double()
+    model.layer4.requires_grad_(True)
+    minica.lean(model.eval())
+    plain = minica.plain(copy.deepcopy(model))
+    for step in range(2):  # the second with other statistics
+        assert difference(gradients(model, images), gradients(plain, images)) < 1e-9, step
+    torch.testing.assert_close(dict(model.state_dict()), dict(plain.state_dict()))
+
+
+def through_meta(model):
+    numbers = copy.deepcopy(model.state_dict())
+    model.to("meta").to_empty(device="cpu").load_state_dict(numbers)
+
+
+@pytest.mark.parametrize(
+    ("move", "tolerance"),
+    [
+        (lambda model: model.float(), 1e-4),
+        (lambda model: model.bfloat16().double(), 1e-9),
+        (lambda model: model.to(memory_format=torch.channels_last), 1e-9),
+        (through_meta, 1e-9),
+    ],
+)
+def test_a_moved_model_stays_lean(move, tolerance):
+    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    model = minica.lean(copy.deepcopy(plain))
+    move(plain)
+    move(model)
+    images = images.to(plain.conv1[0].weight.dtype)
+    assert difference(gradients(model, images), gradients(plain, images)) < tolerance
+    anew = minica.lean(copy.deepcopy(plain))
+    assert activations(model, images) == activations(anew, images) < activations(plain, images)
+
+
+def test_functional_calls_with_other_weights():
+    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    model, others = minica.lean(copy.deepcopy(plain)), {key: value.detach() for key, value in other_values(plain).items()}
+    several = {key: torch.stack([value, 2 * value]) for key, value in others.items() if "conv" in key and "adapter" not in key}
+    for weights in (others, {**others, **{key: value.requires_grad_() for key, value in others.items() if "layer2" in key}}):
+        torch.testing.assert_close(functional_call(model, weights, images), functional_call(plain, weights, images))
+    found, expected = (vmap(lambda weights, net=net: functional_call(net, weights, images))(several) for net in (model, plain))
+    torch.testing.assert_close(found, expected)
+    assert difference(gradients(model, images), gradients(plain, images)) < 1e-9
+
+
+def test_threads_run_one_lean_model():
+    """Also the first pass after a change, in which every thread may compute the folded weights anew."""
+    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    model, expected = minica.lean(copy.deepcopy(plain)).train(), []
+    for round_ in range(5):
+        other = {key: value * (1 + round_ / 4) for key, value in plain.state_dict().items() if "bn" in key}
+        for changed in (model, plain):
+            changed.load_state_dict(other, strict=False)
+        expected = plain.train()(images)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: model(images), range(8)):
+                torch.testing.assert_close(found, expected)
+
+
+def test_compiled_code_notices_flags_and_loading():
+    plain, images = adapted("test_resnet", "conv_parallel", torch.float64)
+    model = minica.lean(copy.deepcopy(plain))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for change in (lambda _: None, load("layer2"), thaw("layer3"), load("")):
+        for changed in (plain, model):
+            change(changed.eval())
+        assert difference(gradients(model, images, compiled), gradients(plain, images, plain)) < 1e-9
+    torch._dynamo.reset()
+
+
+# ---------------------------------------------------------------- several sets
+
+
+@pytest.mark.parametrize("second", ["adapters", "norms", "stage"])
+@pytest.mark.parametrize("used", ["first", "second", None])
+def test_switching_keeps_it(second, used):
+    """The set that is in use when the model becomes lean makes no difference to what any set computes."""
+    plain, images = adapted("basic", "conv_parallel", torch.float64)
+    train = {"adapters": [], "norms": ["layer1.0.bn1", "layer2.0.bn2"], "stage": ["layer3"]}[second]
+    minica.adapt(plain, "residual_parallel", name="second", num_classes=7, train=train)
+    nets.disturb(plain.float()).double()
+    minica.switch(plain, used)
+    model = minica.lean(copy.deepcopy(plain))
+    kept = activations(model, images)
+    for name in ("second", "default", None, "default", "second", None):
+        for switched in (plain, model):
+            minica.switch(switched, name)
+        assert is_lean(model)
+        assert difference(gradients(model, images), gradients(plain, images)) < 1e-9, name
+    minica.switch(model, used)
+    assert activations(model, images) == kept, "as lean as before"
 
 
 def test_saved_files_are_the_same(tmp_path):

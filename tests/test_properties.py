@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from nets import FAMILIES, TINY, disturb, hooks, images, net, same, snapshot
 
 import minica
-from minica.anatomy import classifier_names
+from minica.recipe import classifier_names
 
 SCHEMES = tuple(minica.SCHEMES)
 pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")

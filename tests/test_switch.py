@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from nets import disturb, images, net, same, snapshot
 
 import minica
-from minica.anatomy import classifier_names
+from minica.recipe import classifier_names
 
 
 def logits(model, family, name):

@@ -7,8 +7,8 @@ import warnings
 import torch
 
 from ..backbones import create_backbone
-from ..freezing import detach
 from ..profiling import operations
+from ..recipe import detach
 from ..schemes import SCHEMES, adapt
 from .paper import table
 

@@ -17,8 +17,9 @@ from torch import nn
 
 from ..anatomy import UnsupportedBackbone
 from ..counting import kernel_area
-from ..discovery import blank_image
-from ..schemes import SCHEMES, UnsupportedScheme, adapt, adapters, plain_anatomy
+from ..discovery import blank_image, find_parts
+from ..recipe import adapters
+from ..schemes import SCHEMES, UnsupportedScheme, adapt
 from .runs import RESULTS, records, write_records
 
 SIZES = (64, 96, 128, 192, None)  # the smallest image that a network accepts is enough to check it; None is its own
@@ -54,7 +55,7 @@ def examine(architecture: str) -> dict:
                 schemes[scheme] = _check(model, scheme, images, before)
             except UnsupportedScheme:
                 pass
-        parts = plain_anatomy(model)
+        parts = find_parts(model)
         kinds = Counter(part.kind for part in parts)
         inside = tuple(f"{part.name}." for part in parts if part.kind != "stage")
         row |= dict(covered=sum(f"{name}.".startswith(inside) for name in spatial))

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from ..freezing import Attachment, frozen_statistics
+from ..hooks import Attachment, Site
 from ..profiling import modes_kept
-from ..schemes import Site
+from ..recipe import frozen_running_stats
 from .layout import channels_last
 
 CHECKED = 32  # images of which a data set must give the same twice
@@ -124,7 +124,7 @@ def _train_forward(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     with modes_kept(model):
         model.train()
-        for norm in frozen_statistics(model):
+        for norm in frozen_running_stats(model):
             norm.eval()
         try:
             return _logits(model, images)

@@ -1,4 +1,4 @@
-"""How does an adapted network run fastest, once it is trained?"""
+"""The folded form for inference: a copy of a network that computes the same in fewer operations."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from torch import Tensor, nn
 
 from ..adapter import ConvAdapter
 from ..discovery import trace
-from ..freezing import plain, release_statistics
-from ..schemes import adapter_names, backbone_values
-from .lean import WEAR, LeanConv, foldable
+from ..recipe import adapted_parts, network_of, plain, release_running_stats, set_flags, state_of
+from .lean import foldable
+from .lean_layers import LEAN_CLASS, effective_weights
 
 
 def fold(model: nn.Module) -> nn.Module:
     """A copy of ``model`` for inference alone: the same function in fewer operations.
 
     BatchNorm goes into the convolution before it, where it alone takes that convolution's output; standardised weights are
-    computed once; an adapter's alpha goes into its 1x1 convolution.  What is left exports to ONNX and compiles.  The copy has
-    every set of adapters, and :func:`minica.switch` works; but nothing in it trains or can be saved as an adapter.
+    computed once; an adapter's alpha goes into its 1x1 convolution.  What is left exports to ONNX and compiles.
+
+    The copy has every set of adapters, and :func:`minica.switch` works.  Layers that a set has for its own beside its adapters
+    (norms that it trains, say) stay as they are, so that each set, and none at all, finds its own.  Nothing in the copy trains
+    or can be saved as an adapter.
+
+    **What ends it**: nothing; the model itself is left as it was, and later changes to it do not reach the copy.  Where the
+    model was adapted with ``backbone=``, that part is folded and the rest is copied.
+
+    **Threads**: concurrent forward passes of a folded model are safe, ``switch`` beside them is not.
 
     Returns:
         The copy, in evaluation mode; its outputs are the model's within float tolerance.
@@ -28,43 +36,45 @@ def fold(model: nn.Module) -> nn.Module:
     every = [*folded.parameters(), *(value for tensors in _put_aside(folded) for value in tensors.values())]
     for tensor in every:
         tensor.requires_grad_(False)
-    norms = foldable(folded, trace(folded))
-    if len(adapter_names(folded)) > 1:  # what each of several sets has for its own stays out of what they share
-        own = {key.rpartition(".")[0] for key in backbone_values(folded)}
-        names = {norm: name for name, norm in folded.named_modules()}
-        norms = {conv: norm for conv, norm in norms.items() if names[norm] not in own}
-    for name, module in list(folded.named_modules()):
-        if issubclass(WEAR.get(type(module), nn.Module), LeanConv):
-            _fold_convolution(module, norms.get(name))
-        elif isinstance(module, ConvAdapter):
+    backbone = network_of(folded)
+    norms, own = foldable(backbone, trace(backbone)), _own_layers(folded)
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, ConvAdapter):
             _fold_adapter(module)
-    for norm in norms.values():
-        _empty(norm)
-    if hasattr(folded, "_minica"):
-        folded._minica["folded"] = True
+        elif isinstance(module, nn.Conv2d) and type(module) in LEAN_CLASS and module not in own:
+            norm = norms.get(name)
+            _fold_convolution(module, None if norm in own else norm)
+    for part in adapted_parts(folded).values():
+        state_of(part).folded = True
+        set_flags(part)
     return folded
 
 
 def _put_aside(model: nn.Module) -> list[dict[str, Tensor]]:
     """What sets that are not in use have for their own."""
-    return list(getattr(model, "_minica", {"beside": {}})["beside"].values())
+    states = [state_of(part) for part in adapted_parts(model).values()]
+    return [tensors for state in states for tensors in (state.backbone, *state.aside.values())]
+
+
+def _own_layers(model: nn.Module) -> set[nn.Module]:
+    """The layers of which a set of adapters has its own: :func:`minica.switch` exchanges their tensors."""
+    parts = adapted_parts(model).values()
+    return {part.get_submodule(key.rpartition(".")[0]) for part in parts for key in state_of(part).backbone}
 
 
 def _fold_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+    weight, bias = effective_weights(conv, norm)
     same = isinstance(conv, Conv2dSame) or getattr(conv, "same_pad", False)
-    conv.__class__ = WEAR[type(conv)]
-    conv.prepare(norm)
-    weight, bias = conv.lean_weight, conv.lean_bias  # None where nothing was to be folded
-    plain(conv).__class__ = Conv2dSame if same else nn.Conv2d
-    if weight is not None:
-        conv.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        conv.bias = nn.Parameter(bias, requires_grad=False)
+    conv.__class__ = Conv2dSame if same else nn.Conv2d
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if norm is not None:
+        _empty(norm)
 
 
 def _empty(norm: nn.BatchNorm2d) -> None:
     """Leave of a norm what it does after its scale and shift.  The module stays: adapters may hang on it."""
-    release_statistics(norm)
+    release_running_stats(norm)
     norm.__class__ = nn.Sequential if isinstance(norm, BatchNormAct2d) else nn.Identity  # of its drop and its act
     norm._parameters.clear()
     norm._buffers.clear()

@@ -1,5 +1,6 @@
 """What is in an adapter file, and what is refused."""
 
+import hashlib
 import json
 
 import pytest
@@ -74,23 +75,71 @@ def test_one_flipped_bit(saved, place):
     data = bytearray(file.read_bytes())
     data[place] ^= 4
     file.write_bytes(data)
-    refused(saved[0], "SHA-256")
+    refused(saved[0], "adapter_model.safetensors is damaged")
+
+
+def format_1(folder, model):
+    """The same adapter as format 1 had it: the configuration in a file of its own, one fingerprint for all frozen tensors."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    state = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    payload = safetensors.torch.save(state, metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").write_bytes(payload)
+    fingerprint = hashlib.sha256()
+    for key, value in net("basic").state_dict().items():
+        if not key.startswith("fc."):
+            fingerprint.update(key.encode())
+            fingerprint.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    options = config["options"] | dict(norms=config["norms"], name=config["name"])
+    about = {key: config[key] for key in ("backbone", "method", "classes", "licence", "num_tensors", "num_parameters")}
+    old = about | dict(format=1, options=options, backbone_sha256=fingerprint.hexdigest())
+    old["weights_sha256"] = hashlib.sha256(payload).hexdigest()
+    (folder / "adapter_config.json").write_text(json.dumps(old, indent=2))
+    return folder / "adapter_config.json"
+
+
+def test_format_1_is_read(saved):
+    folder, model = saved
+    format_1(folder, model)
+    assert torch.equal(minica.load_adapter(net("basic"), folder)(images("basic")), model(images("basic")))
+    with torch.no_grad():
+        other = net("basic")
+        other.conv1[0].weight.view(-1)[0] += 1e-3
+    refused(folder, "trained on other weights of 'test_resnet'", other)
+    file = folder / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 4
+    file.write_bytes(data)
+    refused(folder, "does not have the SHA-256")
 
 
 def test_damaged_or_foreign_configuration(saved):
-    config = saved[0] / "adapter_config.json"
+    config = format_1(*saved)
     good = config.read_text()
     config.write_text(good[:-20])
     refused(saved[0], "adapter_config.json is damaged: not JSON")
+    config.write_text("[" * 100_000)
+    refused(saved[0], "adapter_config.json is damaged")
     config.write_text(json.dumps({"peft_type": "LORA", "r": 8}))
     refused(saved[0], "was not written by minica")
     config.write_text(good.replace('"format": 1', '"format": 99'))
     refused(saved[0], "has format 99")
     config.write_text(good.replace("conv_parallel", "conv_diagonal"))
     refused(saved[0], "unknown scheme 'conv_diagonal'")
+    config.write_text(good.replace('"norms"', '"norns"'))
+    refused(saved[0], "its options make no sense")
     config.unlink()
     refused(saved[0], "no adapter in .*adapter_config.json cannot be read")
     refused(saved[0].parent / "nowhere", "no adapter in")
+
+
+def test_the_copy_for_people_is_not_read(saved):
+    folder, model = saved
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace("depthwise", "spatial"))
+    with pytest.warns(UserWarning, match="differs from the adapter's own configuration.*is not used"):
+        assert torch.equal(minica.load_adapter(net("basic"), folder)(images("basic")), model(images("basic")))
+    config.unlink()
+    assert torch.equal(minica.load_adapter(net("basic"), folder)(images("basic")), model(images("basic")))
 
 
 def test_never_unpickled(saved):
@@ -171,9 +220,3 @@ def test_two_tasks_on_one_backbone(saved, tmp_path):
 def test_compiled_models_can_be_saved(saved, tmp_path):
     minica.save_adapter(torch.compile(saved[1]), tmp_path)
     assert torch.equal(minica.load_adapter(net("basic"), tmp_path)(images("basic")), saved[1](images("basic")))
-
-
-def test_options_that_make_no_sense(saved):
-    config = saved[0] / "adapter_config.json"
-    config.write_text(config.read_text().replace('"norms"', '"norns"'))
-    refused(saved[0], "is damaged: its options make no sense")

@@ -1,0 +1,648 @@
+"""What a model carries once it is adapted or tuned: its recipes, and the tensors of sets of adapters that are not in use."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import sys
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from .adapter import ConvAdapter
+from .discovery import check_module
+from .hooks import AdaptersDetached, Site, attachments, lost_hook, module_at, remove_attachments, remove_hooks, sites
+
+
+@dataclass
+class Recipe:
+    """What one set of adapters, or another method, consists of.  It is declared once, by ``adapt`` or ``tune``."""
+
+    method: str
+    options: dict  # of the method, as JSON has them
+    own: tuple[str, ...]  # state-dict keys of the network's own tensors that train: classifier, norms, ``train``
+    norms: str = "none"
+    train: tuple[str, ...] = ()  # what the caller named beside the method's own
+    about: dict = field(default_factory=dict)  # the data that it was trained on
+
+
+class _Lock:
+    """One thread at a time may switch; a copy of the model has a lock of its own."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __reduce__(self):
+        return _Lock, ()
+
+
+@dataclass
+class Adapted:
+    """The state of an adapted or tuned model, as its attribute ``_minica``."""
+
+    network: str  # dotted name of the network that is adapted inside the model; "" is the model itself
+    requires_grad: dict[str, bool]  # of every parameter, before anything was frozen
+    digests: dict[str, tuple[torch.dtype, str]]  # of every tensor that the model came with
+    recipes: dict[str, Recipe] = field(default_factory=dict)  # by the name of the set
+    active: str | None = None
+    backbone: dict[str, Tensor] = field(default_factory=dict)  # the model's own where any set has something else
+    aside: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # set not in use -> what it has of its own
+    attached: tuple[str, ...] = ()  # names of all that was added, in the network
+    frozen_stats: tuple[str, ...] = ()  # names of the layers whose running statistics are frozen
+    added_biases: tuple[str, ...] = ()
+    folded: bool = False
+    switching: _Lock = field(default_factory=_Lock)
+
+
+# ---------------------------------------------------------------- finding it
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile``'s and the data-parallel wrappers.
+
+    Raises:
+        ValueError: if it is no module.
+    """
+    check_module(model)
+    while isinstance(model, (DataParallel, DistributedDataParallel)) or "_orig_mod" in model._modules:
+        model = model._modules["_orig_mod"] if "_orig_mod" in model._modules else model.module
+    return model
+
+
+def adapted_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that carry a recipe, by name: the model itself, or parts that were adapted by themselves."""
+    return {name: module for name, module in model.named_modules() if "_minica" in vars(module)}
+
+
+def carrier(model: nn.Module) -> nn.Module:
+    """The module that carries the recipe: ``model``, or the one part of it that was adapted by itself.
+
+    Raises:
+        ValueError: if several parts were.
+        AdaptersDetached: if adapters are no longer where they were put.
+    """
+    model = unwrap(model)
+    found = adapted_parts(model)
+    if len(found) > 1:
+        raise ValueError(
+            f"{type(model).__name__} has several parts that were adapted by themselves: {', '.join(map(repr, found))}; give one."
+        )
+    for part in found.values():
+        check_attached(part)
+        return part
+    return model
+
+
+def state_of(model: nn.Module) -> Adapted | None:
+    """The state that this very module carries, if it does."""
+    return vars(model).get("_minica")
+
+
+def active_recipe(model: nn.Module) -> Recipe | None:
+    """The recipe in use, of a module that carries one."""
+    state = state_of(model)
+    return None if state is None or state.active is None else state.recipes[state.active]
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The network that is adapted inside ``model``; the model itself unless ``backbone=`` named another."""
+    state = state_of(model)
+    return model if state is None else model.get_submodule(state.network)
+
+
+def check_attached(model: nn.Module) -> None:
+    """Raise :class:`AdaptersDetached` if anything that was added to ``model`` is no longer called where it was put."""
+    state = state_of(model)
+    if state is None:
+        return
+    network = module_at(model, state.network)
+    lost = state.network if network is None else lost_hook(network, state.attached)
+    for name in state.frozen_stats if lost is None else ():
+        norm = module_at(model, name)
+        if norm is None or not has_frozen_running_stats(norm):
+            lost = name
+            break
+    if lost is not None:
+        raise AdaptersDetached(
+            f"modules of this {type(model).__name__} were replaced after it was adapted, and with them went hooks: {lost!r} is no "
+            "longer called. Convert first and adapt then (SyncBatchNorm.convert_sync_batchnorm, timm's freeze), or "
+            "minica.fold(model) before reparameterize_model; minica.detach(model) removes what is left."
+        )
+
+
+def _check_before_forward(model: nn.Module, args: tuple) -> None:
+    if torch.compiler.is_compiling():
+        return
+    if getattr(model, "_is_replica", False):
+        raise AdaptersDetached(
+            "DataParallel copies modules and not what is hooked to them, so its replicas would run without adapters; use "
+            "DistributedDataParallel."
+        )
+    check_attached(model)
+
+
+# ---------------------------------------------------------------- which tensors
+
+
+def classifier_names(model: nn.Module, network: str = "") -> list[str]:
+    """Dotted names of the modules that map features to classes; empty for a feature extractor.
+
+    A classifier added behind a frozen projection (:mod:`minica.backbones`) comes first, then what timm names, then
+    torchvision's ``fc``, ``classifier``, ``aux_classifier``, ``head`` and ``heads``.  Those of the network that was adapted
+    inside the model belong to it as well.
+    """
+    if network:
+        inside = [f"{network}.{name}" for name in classifier_names(model.get_submodule(network))]
+        return list(dict.fromkeys([*classifier_names(model), *inside]))
+    if isinstance(getattr(getattr(model, "head", None), "classifier", None), nn.Linear):
+        return ["head.classifier"]
+    if hasattr(model, "get_classifier"):
+        found = model.get_classifier()
+        heads = found if isinstance(found, (tuple, list)) else [found]
+        names = {id(module): name for name, module in model.named_modules()}
+        return [names[id(head)] for head in heads if isinstance(head, nn.Module) and id(head) in names]
+    known = ("fc", "classifier", "aux_classifier", "head", "heads")
+    return [name for name in known if isinstance(getattr(model, name, None), nn.Module)]
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own parameters and persistent buffers, by state-dict key; nothing that was added."""
+    added = tuple(f"{name}." for name in attachments(model))
+    found = dict(model.named_parameters(remove_duplicate=False))
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}".lstrip(".")] = buffer
+    return {key: value for key, value in found.items() if not key.startswith(added)}
+
+
+def own_backbone(model: nn.Module) -> dict[str, Tensor]:
+    """The same as the plain backbone has them, whatever a set of adapters has in their place."""
+    state = state_of(model)
+    return own_tensors(model) | ({} if state is None else state.backbone)
+
+
+def keys_below(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """State-dict keys of the model's own tensors below the modules of these names."""
+    starts = tuple(f"{name}." for name in names)
+    return [key for key in own_tensors(model) if key.startswith(starts)]
+
+
+def named_tensors(model: nn.Module, train: str | Collection[str]) -> tuple[tuple[str, ...], list[str]]:
+    """``train`` as a tuple, and the keys that it covers: a name or an fnmatch pattern covers all that is below it.
+
+    Raises:
+        ValueError: for a name that matches no tensor of the model.
+    """
+    names = (train,) if isinstance(train, str) else train
+    if not isinstance(names, Collection) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"train must be names of modules or parameters, such as ('decoder', 'head.*'); got {train!r}.")
+    keys, found = list(own_tensors(model)), dict[str, None]()
+    for name in names:
+        matched = [key for key in keys if any(fnmatchcase(part, name) for part in _from_the_top(key))]
+        if not matched:
+            tops = dict.fromkeys(key.partition(".")[0] for key in keys)
+            raise ValueError(f"train={name!r} matches no module or parameter of {type(model).__name__}; it has {', '.join(tops)}.")
+        found |= dict.fromkeys(matched)
+    return tuple(names), list(found)
+
+
+def _from_the_top(key: str) -> Iterator[str]:
+    """``a.b.weight`` -> ``a``, ``a.b``, ``a.b.weight``."""
+    parts = key.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What the recipe in use consists of, by state-dict key; of a model without one, what requires a gradient.
+
+    Without a recipe, a layer that trains entirely brings its buffers, such as a BatchNorm's statistics.
+
+    Raises:
+        AdaptersDetached: if a tensor of the recipe is gone.
+    """
+    recipe = active_recipe(model)
+    if recipe is None:
+        return {} if state_of(model) is not None else _require_grad(model)
+    own, found = own_tensors(model), {}
+    for key in recipe.own:
+        if key in own:
+            found[key] = own[key]
+        elif not isinstance(module_at(model, key.rpartition(".")[0]), nn.Identity):  # which timm puts where a classifier was
+            raise AdaptersDetached(f"{key!r} trains by the model's recipe and is gone; minica.detach(model) and prepare it again.")
+    return found | attached_tensors(model)
+
+
+def attached_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of what was added and is in use."""
+    network, start = network_of(model), f"{state_of(model).network}.".lstrip(".")
+    found = {}
+    for name in attachments(network):
+        attachment, prefix = network.get_submodule(name), f"{start}{name}."
+        if isinstance(attachment, Site):
+            if attachment.active is None:
+                continue
+            attachment, prefix = attachment[attachment.active], f"{prefix}{attachment.active}."
+        found |= {f"{prefix}{key}": value for key, value in attachment.state_dict(keep_vars=True).items()}
+    return found
+
+
+def _require_grad(model: nn.Module) -> dict[str, Tensor]:
+    found = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        every = dict(module.named_parameters(recurse=False))
+        own = {key: weight for key, weight in every.items() if weight.requires_grad}
+        if own and len(own) == len(every):
+            saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
+            own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
+        found |= {f"{prefix}.{key}".lstrip("."): value for key, value in own.items()}
+    return found
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The numbers of :func:`trained_tensors`."""
+    return {key: value.detach() for key, value in trained_tensors(model).items()}
+
+
+def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Every parameter that is neither added nor the classifier's."""
+    ours = tuple(f"{name}." for name in [*attachments(model), *classifier_names(model)])
+    return (weight for key, weight in model.named_parameters() if not key.startswith(ours))
+
+
+def check_flags(model: nn.Module) -> None:
+    """Whether what requires a gradient is what the recipe trains.
+
+    Raises:
+        ValueError: naming a tensor for which it is not so.
+        AdaptersDetached: if adapters are no longer where they were put.
+    """
+    for prefix, part in adapted_parts(unwrap(model)).items():
+        check_attached(part)
+        trained = trained_tensors(part)
+        for key, weight in part.named_parameters():
+            if weight.requires_grad != (key in trained and weight.is_floating_point() and not state_of(part).folded):
+                does, should = ("trains", "freezes") if weight.requires_grad else ("is frozen", "trains")
+                raise ValueError(
+                    f"{f'{prefix}.{key}'.lstrip('.')!r} {does}, and the recipe of the model {should} it: its requires_grad was set "
+                    "by hand. Name what trains in train= of minica.adapt or minica.tune, and leave the flags to them."
+                )
+
+
+# ---------------------------------------------------------------- preparing and freezing
+
+
+def carry(model: nn.Module, network: str = "") -> Adapted:
+    """The state of ``model``; on first use it is made, from the plain model."""
+    plain(model)
+    if "torch._dynamo" in sys.modules:  # compiled code does not notice new hooks
+        torch.compiler.reset()
+    if state_of(model) is None:
+        flags = {key: weight.requires_grad for key, weight in model.named_parameters()}
+        model._minica = Adapted(network, flags, digests(own_tensors(model)))
+        model.register_forward_pre_hook(_check_before_forward)
+        model.register_state_dict_post_hook(_add_sets)
+        model.register_load_state_dict_pre_hook(_take_sets)
+        model.register_load_state_dict_post_hook(_note_loaded)
+    return model._minica
+
+
+def declare(model: nn.Module, name: str, recipe: Recipe) -> None:
+    """Make ``recipe`` the one in use: from now on it decides what trains, what is saved and what is frozen."""
+    state = state_of(model)
+    added = attachments(network_of(model))
+    state.recipes[name], state.active, state.attached = recipe, name, tuple(added)
+    set_flags(model)
+
+
+def set_flags(model: nn.Module) -> None:
+    """Let exactly what the recipe in use consists of require a gradient, and freeze the running statistics of the rest."""
+    trained = set() if state_of(model).folded else trained_tensors(model).keys()
+    for key, weight in model.named_parameters():
+        weight.requires_grad_(key in trained and weight.is_floating_point())
+    freeze_running_stats(model)
+
+
+def freeze_running_stats(model: nn.Module) -> None:
+    """Keep running statistics that the recipe does not train in evaluation mode, whatever ``train()`` says."""
+    trained, frozen = trained_tensors(model), []
+    for name, module in model.named_modules():
+        release_running_stats(module)
+        if (buffer := _running(module)) and f"{name}.{buffer}".lstrip(".") not in trained:
+            module.register_forward_pre_hook(_evaluate)
+            frozen.append(name)
+    state_of(model).frozen_stats = tuple(frozen)
+
+
+def frozen_running_stats(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that have running statistics, as BatchNorm and EvoNorm do, and do not train.
+
+    Without a recipe these are the layers whose weight is frozen; a layer without a weight goes with what is around it.
+    """
+    recipes = adapted_parts(model)
+    for name, module in model.named_modules():
+        if _running(module) and any(f"{name}.".startswith(f"{part}.".lstrip(".")) for part in recipes):
+            if has_frozen_running_stats(module):
+                yield module
+        elif _running(module):
+            around = (module_at(model, part) for part in [*reversed([*_from_the_top(name)]), ""])
+            weights = next((found for place in around if (found := [*place.parameters()])), [])
+            own = getattr(module, "weight", None)
+            if not any(weight.requires_grad for weight in ([own] if own is not None else weights)):
+                yield module
+
+
+def has_frozen_running_stats(module: nn.Module) -> bool:
+    """Whether :func:`freeze_running_stats` keeps this layer in evaluation mode."""
+    return _evaluate in module._forward_pre_hooks.values()
+
+
+def release_running_stats(module: nn.Module) -> None:
+    """Undo :func:`freeze_running_stats` for one layer."""
+    remove_hooks(module, lambda hook: hook is _evaluate)
+
+
+def _running(module: nn.Module) -> str | None:
+    """The name of a layer's first buffer of running statistics."""
+    return next((key for key, buffer in module._buffers.items() if "running" in key and buffer is not None), None)
+
+
+def _evaluate(module: nn.Module, args: tuple) -> None:
+    if module.training:
+        module.training = False
+
+
+def digests(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, str]]:
+    """Type and SHA-256 of the bytes of each tensor; none of those without numbers."""
+    return {key: (value.dtype, digest(value)) for key, value in tensors.items() if not value.is_meta}
+
+
+def digest(value: Tensor) -> str:
+    """The first half of a tensor's SHA-256, as hexadecimal digits."""
+    numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(numbers).hexdigest()[:32]
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Remove all that was added, every hook included, and restore every ``requires_grad``: the backbone, as it was.
+
+    What was trained of the network's own stays trained: its classifier and, after ``tune`` with ``"full"``, ``"bias"``,
+    ``"norm"`` or ``norms=``, those weights.  Parts that were adapted by themselves are detached too.  A model that was never
+    adapted comes back unchanged.
+    """
+    for part in adapted_parts(unwrap(model)).values():
+        plain(part)
+        strip(part)
+        state = vars(part).pop("_minica")
+        for name in state.added_biases:
+            part.get_submodule(name).bias = None
+        for key, weight in part.named_parameters():
+            weight.requires_grad_(state.requires_grad.get(key, weight.requires_grad))
+    return model
+
+
+def strip(model: nn.Module) -> nn.Module:
+    """Remove everything that was added to ``model`` and every hook of this package's."""
+    remove_attachments(model)
+    for module in model.modules():
+        if has_frozen_running_stats(module):
+            release_running_stats(module)
+            module.training = model.training
+        remove_hooks(module, lambda hook: hook is _check_before_forward)
+        for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+            for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) in _STATE_DICT_HOOKS]:
+                del hooks[key]
+    return model
+
+
+# ---------------------------------------------------------------- the state dict
+
+
+def set_key(key: str, name: str) -> str:
+    """Where the state dict has a set's own tensor, beside the backbone's: ``fc.weight`` -> ``fc.conv_adapter.NAME.weight``."""
+    owner, _, tensor = key.rpartition(".")
+    return f"{owner}.conv_adapter.{name}.{tensor}".lstrip(".")
+
+
+def _add_sets(model: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    """Under its own key the backbone's tensor, under a key with the set's name each set's, whichever set is in use."""
+    state = state_of(model)
+    for key, value in state.backbone.items():
+        here = state_dict.get(prefix + key)
+        if here is not None:  # a classifier may have been removed
+            if state.active is not None and key in state.recipes[state.active].own:
+                state_dict[prefix + set_key(key, state.active)] = here
+            state_dict[prefix + key] = value if isinstance(here, nn.Parameter) else value.detach()
+    for name, tensors in state.aside.items():
+        for key, value in tensors.items():
+            state_dict[prefix + set_key(key, name)] = value.detach()
+
+
+def _take_sets(model, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
+    """The reverse: to each set what its key has, to the backbone what has its own key.
+
+    A checkpoint without the set in use, such as one of the plain backbone, gives its classifier to both.
+    """
+    state = state_of(model)
+    own = own_tensors(model)
+
+    def take(key: str, tensors: dict[str, Tensor], name: str, remove: bool = True) -> None:
+        value = state_dict.pop(prefix + key) if remove else state_dict[prefix + key]
+        target = tensors[name]
+        if value.shape != target.shape:
+            error_msgs.append(f"size mismatch for {prefix}{key}: {tuple(value.shape)} in the file, {tuple(target.shape)} here.")
+        elif local_metadata.get("assign_to_params_buffers"):
+            tensors[name] = nn.Parameter(value, False) if isinstance(target, nn.Parameter) else value
+        else:
+            with torch.no_grad():
+                target.copy_(value)
+
+    for name, tensors in state.aside.items():
+        for key in tensors:
+            if prefix + set_key(key, name) in state_dict:
+                take(set_key(key, name), tensors, key)
+            else:
+                missing_keys.append(prefix + set_key(key, name))
+    active = () if state.active is None else state.recipes[state.active].own
+    for key in [key for key in state.backbone if key in active and key in own]:
+        mine = prefix + set_key(key, state.active)
+        plain_only = mine not in state_dict
+        if prefix + key in state_dict:
+            fits = state_dict[prefix + key].shape == own[key].shape
+            take(key, state.backbone, key, remove=not (plain_only and fits))
+        else:
+            missing_keys.append(prefix + key)
+        if not plain_only:
+            state_dict[prefix + key] = state_dict.pop(mine)
+
+
+def _note_loaded(model: nn.Module, incompatible_keys) -> None:
+    """Frozen tensors may change by loading: what they are now is what they must stay."""
+    state_of(model).digests = digests(own_backbone(model))
+
+
+_STATE_DICT_HOOKS = (_add_sets, _take_sets, _note_loaded)
+
+
+# ---------------------------------------------------------------- sets of adapters, and switching
+
+
+def adapters(model: nn.Module, name: str | None = None) -> dict[str, ConvAdapter]:
+    """``{dotted place: adapter}``, for the set called ``name`` or, by default, the one in use."""
+    model, found = unwrap(model), {}
+    for prefix, part in (adapted_parts(model) or {"": model}).items():
+        state = state_of(part)
+        start = ".".join(filter(None, (prefix, state.network if state else "")))
+        for _, site in sites(part):
+            key = name if name is not None else site.active
+            if key is not None and key in site:
+                found[f"{start}.{site.part_name}".lstrip(".")] = site[key]
+    return found
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """The names of all sets of adapters that the model holds."""
+    return sorted({name for _, site in sites(model) for name in site})
+
+
+def active_set(model: nn.Module) -> str | None:
+    """The name of the set of adapters in use."""
+    state = state_of(model)
+    return state.active if state is not None and adapter_names(model) else None
+
+
+def switch(model: nn.Module, name: str | None) -> nn.Module:
+    """Use the set of adapters called ``name``, or none at all: the frozen backbone as it was, its classifier included.
+
+    Only the set in use trains.  What trains beside its adapters, its classifier above all, is the set's own and comes and goes
+    with it; a set's classifier may have another size than the next one's.  All share one backbone.
+
+    One optimiser can hold several sets: collect the parameters that require a gradient while each is in use.  A step moves
+    only those that have a gradient, so clear gradients to None (``zero_grad()`` does) before you switch.
+
+    Threads: one thread switches at a time, others wait.  While it switches, no other thread may run the model; a thread that
+    needs a set for itself takes :func:`switched`.
+
+    Raises:
+        ValueError: if there is no set of that name.
+        AdaptersDetached: if adapters are no longer where they were put.
+    """
+    whole, model = model, carrier(model)
+    known, state = adapter_names(model), state_of(model)
+    if name is None and (state is None or state.active is None):
+        return whole
+    if name not in known and (name is not None or not known):
+        method = "" if known or state is None else f" and was prepared by {active_recipe(model).method!r}"
+        raise ValueError(f"no adapters named {name!r}; the model has {', '.join(known) or 'none'}{method}.")
+    with state.switching.lock:
+        if name == state.active:
+            return whole
+        if state.active is not None:
+            own = own_tensors(model)
+            state.aside[state.active] = {key: own[key] for key in state.recipes[state.active].own if key in own}
+            _put(model, state.backbone)
+        if name is not None:
+            _put(model, state.aside.pop(name, {}))
+        for _, site in sites(model):
+            site.active = name if name in site else None
+        state.active = name
+        set_flags(model)
+    return whole
+
+
+@contextmanager
+def switched(model: nn.Module, name: str | None) -> Iterator[nn.Module]:
+    """:func:`switch`, and back to the set that was in use when the ``with`` block ends, however it ends.
+
+    Threads: a second thread that enters waits until the first has left, so each computes with its own set.
+    """
+    part = carrier(model)
+    state = state_of(part)
+    if state is None:
+        yield switch(model, name)
+        return
+    with state.switching.lock:
+        before = state.active
+        try:
+            yield switch(model, name)
+        finally:
+            switch(model, before)
+
+
+def untie_from_backbone(model: nn.Module, keys: Iterable[str]) -> None:
+    """Let these tensors be copies that a set may train; the backbone's own wait for when the set is switched off."""
+    state, own = state_of(model), own_tensors(model)
+    shared = {key: own[key] for key in keys if state.backbone.setdefault(key, own[key]) is own[key]}
+    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()})
+    for value in shared.values():
+        value.requires_grad_(False)
+
+
+def _put(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give the model these parameters and buffers for its own of the same keys."""
+    for key, value in tensors.items():
+        owner, _, name = key.rpartition(".")
+        module = module_at(model, owner)
+        here = getattr(module, name, None)
+        if here is None:  # a classifier that was removed meanwhile
+            continue
+        if (value.device, value.dtype) != (here.device, here.dtype):  # the model has moved meanwhile
+            moved = value.detach().to(here.device, here.dtype)
+            if isinstance(value, nn.Parameter) and torch._has_compatible_shallow_copy_type(value, moved):
+                value.data = moved  # the same parameter, so that an optimiser still holds it
+            else:
+                tensors[key] = value = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
+        setattr(module, name, value)
+    sync_num_classes(model)
+
+
+# ---------------------------------------------------------------- classifiers of several sizes
+
+
+def output_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers or convolutions that give the logits, by name: the last one of each classifier."""
+    state, found = state_of(model), {}
+    for classifier in classifier_names(model, "" if state is None else state.network):
+        inside = model.get_submodule(classifier).named_modules(prefix=classifier)
+        found |= [(name, layer) for name, layer in inside if isinstance(layer, (nn.Linear, nn.Conv2d))][-1:]
+    return found
+
+
+def sync_num_classes(model: nn.Module) -> None:
+    """Let the classifier and what it is part of say how many classes its weights have."""
+    for name, layer in output_layers(model).items():
+        entry = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+        before, classes = getattr(layer, entry), layer.weight.shape[0]
+        setattr(layer, entry, classes)
+        for above in [model, *(module_at(model, part) for part in _from_the_top(name))][:-1]:
+            if getattr(above, "num_classes", None) == before:
+                above.num_classes = classes
+
+
+# ---------------------------------------------------------------- the marker of lean layers
+
+
+class Lean:
+    """A layer in the lean form for training has a class that is a subclass of this and of its own; see :mod:`minica.fast.lean`."""
+
+    BUFFERS = ("lean_weight", "lean_bias")  # what it may hold beside its own, in no state dict
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Undo :func:`minica.lean`: every layer is of its own class again, in place."""
+    for module in unwrap(model).modules():
+        if isinstance(module, Lean):
+            module.__class__ = type(module).__bases__[1]
+            for name in [key for key in (*vars(module), *module._buffers) if key.startswith("lean_")]:
+                delattr(module, name)
+        if vars(module).pop("_lean_checkpoint", False):
+            module.set_grad_checkpointing(False)
+        vars(module).pop("_ddp_params_and_buffers_to_ignore", None)
+    return model
+
