@@ -90,7 +90,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     }
     if reserved := about.keys() & {*config, "frozen"}:
         raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
-    config |= declared.about | ({} if task is None else task.about) | about
+    config |= declared.about | ({} if task is None else task.train.about) | about
     frozen = _frozen_digests(model)
     try:
         text = json.dumps(config, indent=2, allow_nan=False)
