@@ -46,8 +46,10 @@ def fold(model: nn.Module) -> nn.Module:
             norm = norms.get(name)
             _fold_convolution(module, None if norm in own else norm)
     for part in adapted_parts(folded).values():
-        state_of(part).folded = True
-        set_flags(part)
+        state = state_of(part)
+        state.folded = True
+        norms_left = [name for name in state.frozen_stats if has_frozen_running_stats(part.get_submodule(name))]
+        state.frozen_stats = tuple(norms_left)
     return folded
 
 
