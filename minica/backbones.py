@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf, load_state_dic
 from timm.models._hub import load_model_config_from_path, load_state_dict_from_path
 from torch import Tensor, nn
 
-from . import resnet50v2_c4 as c4
+from .networks import resnet50v2_c4 as c4
 
 # The paper's backbones (Table 7) by the timm names of the same public weights.
 ALIASES = {

@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import minica
-from minica import backbones, resnet50v2_c4
+from minica import backbones
 from minica.backbones import UnknownBackbone, WeightsUnavailable
 from minica.counting import adapter_parameters
+from minica.networks import resnet50v2_c4
 
 LITE, TRUNK = "tf_efficientnet_lite0", "resnet50v2_c4"
 DATA = Path(os.environ.get("MINICA_DATA", "no data"))
