@@ -1,4 +1,4 @@
-"""Fetches the weights of the C4 trunk (minica.resnet50v2_c4) and converts them to the one file that minica reads.
+"""Fetches the weights of the C4 trunk (minica.networks.resnet50v2_c4) and converts them to the one file that minica reads.
 
 python data_scripts/weights.py --root FOLDER
 """
@@ -17,8 +17,8 @@ import numpy as np
 from fetch import alone, download
 from tqdm import tqdm
 
-from minica import resnet50v2_c4 as c4
 from minica.atomic import write_atomically
+from minica.networks import resnet50v2_c4 as c4
 
 RAW = c4.SOURCE.replace("https://github.com/", "https://raw.githubusercontent.com/").replace("/tree/", "/")
 METADATA = {

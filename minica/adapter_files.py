@@ -1,4 +1,4 @@
-"""Adapter files: what was trained, in safetensors, with a configuration that says what it belongs to; nothing in them can run code.
+"""Adapter files: what was trained, in safetensors, and a configuration that says what it belongs to; neither can run code.
 
 An adapter is a folder with the names that users of PEFT know.  ``adapter_model.safetensors`` holds everything: the trained
 tensors, and as metadata the configuration and a checksum over both (format 2).  ``adapter_config.json`` is a copy of the
@@ -22,28 +22,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from . import recipe
 from .atomic import write_atomically
 from .backbones import backbone_name
 from .discovery import skeleton
 from .hooks import sites
-from .recipe import (
-    active_recipe,
-    adapted_parts,
-    carrier,
-    digest,
-    named_tensors,
-    network_of,
-    output_layers,
-    own_backbone,
-    own_tensors,
-    state_of,
-    trained_state,
-    trained_tensors,
-    unwrap,
-)
 from .tuning import prepare
 
-SHIPPED = Path(__file__).parent / "shipped_adapters"  # adapters that come with the package, a folder each
+ADAPTERS = Path(__file__).parent / "shipped_adapters"  # adapters that come with the package, a folder each
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 2
 ABOUT = ("classes", "input_size", "resize", "mean", "std", "training_data", "licence")  # of the data that it was trained on
@@ -75,48 +61,41 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
             folder cannot be written.  A file that was there stays whole.
         AdaptersDetached: if adapters are no longer where they were put.
     """
-    model = unwrap(model)
-    inside = adapted_parts(model)
+    inside = recipe.check_parts(model)
     if inside and "" not in inside:
-        first = next(iter(inside))
-        raise ValueError(
-            f"the recipe is that of {first!r} alone: save that part, or adapt the whole with backbone={first!r}, "
-            "train=(...) to save what else trains."
-        )
-    model = carrier(model)
-    state, recipe = state_of(model), active_recipe(model)
+        part = next(iter(inside))
+        remedy = f"adapt the whole with backbone={part!r}, train=(...) to save what else trains"
+        raise ValueError(f"the recipe is that of {part!r} alone: save that part, or {remedy}.")
+    model = recipe.unwrap(model)
+    state, declared = recipe.state_of(model), recipe.active_recipe(model)
     if state is None:
         raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
     if state.folded:
         raise ValueError("nothing in this model trains, so there is nothing to save; a folded copy is for inference alone.")
-    if recipe is None:
+    if declared is None:
         raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
-    tensors = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained_state(model).items()}
+    trained = recipe.trained_state(model)
+    tensors = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}
     config = {
         "format": FORMAT,
-        "backbone": backbone_name(network_of(model)),
+        "backbone": backbone_name(recipe.network_of(model)),
         "inside": state.network,
-        "method": recipe.method,
+        "method": declared.method,
         "name": state.active,
-        "options": recipe.options,
-        "norms": recipe.norms,
-        "train": recipe.train,
+        "options": declared.options,
+        "norms": declared.norms,
+        "train": declared.train,
         "num_tensors": len(tensors),
         "num_parameters": sum(value.numel() for value in tensors.values()),
     }
-    known = dict(recipe.about)
-    if task is not None:
-        known |= dict(classes=task.classes, input_size=task.size, resize=task.resize, mean=task.mean, std=task.std)
-        known |= dict(training_data=task.source, licence=task.licence)
-    if reserved := about.keys() & (config.keys() | {"frozen"}):
+    if reserved := about.keys() & {*config, "frozen"}:
         raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
-    config |= known | about
+    config |= declared.about | ({} if task is None else task.train.about) | about
+    frozen = _frozen_digests(model)
     try:
         text = json.dumps(config, indent=2, allow_nan=False)
-        described = json.dumps(config | {"frozen": _frozen_digests(model)}, allow_nan=False)
+        described = json.dumps(config | {"frozen": frozen}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        if isinstance(error, FrozenChanged):
-            raise
         raise ValueError(f"what is written about an adapter must be JSON: numbers, text, lists. {error}.") from error
     metadata = {"minica": f"{_checksum(described, tensors)} {described}"}  # one entry, since safetensors keeps no order of them
     folder = Path(folder)
@@ -132,23 +111,16 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     return folder
 
 
-class FrozenChanged(ValueError):
-    """A tensor that the recipe does not train is no longer what it was."""
-
-
 def _frozen_digests(model: nn.Module) -> dict[str, str]:
     """By file key, the digest of every tensor that the recipe does not train, once it is certain that it has not changed."""
-    state, recipe, found = state_of(model), active_recipe(model), {}
-    for key, value in own_backbone(model).items():
-        if key in recipe.own:
-            continue
-        found[file_key(model, key)] = now = digest(value)
-        kind, before = state.digests.get(key, (None, None))
-        if kind is value.dtype and before != now:
-            raise FrozenChanged(
-                f"{key!r} is frozen by the recipe and has changed since the model was prepared, so the adapter would not fit the "
-                "backbone that others have. Load what it was, or name it in train= of minica.adapt or minica.tune."
-            )
+    state, own, found = recipe.state_of(model), recipe.active_recipe(model).own, {}
+    for key, value in recipe.own_backbone(model).items():
+        if key not in own:
+            found[file_key(model, key)] = now = recipe.digest(value)
+            kind, before = state.digests.get(key, (None, None))
+            if kind is value.dtype and before != now:
+                what = f"{key!r} is frozen by the recipe and has changed, so the adapter would not fit others' backbones"
+                raise ValueError(f"{what}: load what it was, or name it in train= of minica.adapt or minica.tune.")
     return found
 
 
@@ -156,7 +128,7 @@ def _checksum(described: str, tensors: dict[str, Tensor]) -> str:
     """SHA-256 over the configuration and over each tensor's name, type, shape and bytes."""
     found = hashlib.sha256(described.encode())
     for key, value in sorted(tensors.items()):
-        found.update(f"{key}|{value.dtype}|{tuple(value.shape)}|{digest(value)}".encode())
+        found.update(f"{key}|{value.dtype}|{tuple(value.shape)}|{recipe.digest(value)}".encode())
     return found.hexdigest()
 
 
@@ -166,11 +138,11 @@ def file_key(model: nn.Module, key: str) -> str:
     Relative to the network, without the name of the set of adapters, and with ``stages_0`` and ``stem_conv``, as timm's feature
     pyramids call them, as ``stages.0`` and ``stem.conv``.  What lies outside the network begins with a colon.
     """
-    network = f"{place}." if (state := state_of(model)) is not None and (place := state.network) else ""
+    network = f"{place}." if (state := recipe.state_of(model)) is not None and (place := state.network) else ""
     if not key.startswith(network):
         return f":{key}"
     key = key.removeprefix(network)
-    for site, _ in sites(network_of(model)):
+    for site, _ in sites(recipe.network_of(model)):
         if key.startswith(f"{site}."):
             key = f"{site}.{key[len(site) + 1 :].partition('.')[2]}"
     return _canonical(key)
@@ -207,8 +179,8 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 def _read(folder: str | os.PathLike) -> AdapterFile:
     """The adapter in a folder, whole and verified."""
-    file = _regular(Path(folder) / WEIGHTS)
-    again = "It was truncated or altered, or is not a safetensors file; get the adapter again."
+    folder = Path(folder)
+    file, again = _regular(folder / WEIGHTS), "It was truncated or altered; get the adapter again."
     try:
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
@@ -218,25 +190,21 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (*DAMAGE, OSError, MemoryError, safetensors.SafetensorError) as error:
-        raise AdapterFileError(f"{file} is damaged: {_short(error)}. {again}") from error
+        raise AdapterFileError(f"{file} is damaged or no safetensors file: {_short(error)}. {again}") from error
     if "minica" not in metadata:
-        return _read_format_1(Path(folder), tensors)
+        return _read_format_1(folder, tensors)
     checksum, _, described = metadata["minica"].partition(" ")
     if _checksum(described, tensors) != checksum:
         raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
-    config = _parsed(described, file)
-    kinds = dict(backbone=str, inside=str, method=str, name=str, options=dict, norms=str, train=list, frozen=dict)
-    if config.get("format") != FORMAT:
-        raise AdapterFileError(f"{file} has format {config.get('format')}; this minica reads 1 and {FORMAT}. Update minica.")
-    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
-        raise AdapterFileError(f"{file} is damaged: its {', '.join(wrong)} make no sense. {again}")
-    copied = Path(folder) / CONFIG
+    config = _parsed(described, file, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
+    shown = {key: value for key, value in config.items() if key != "frozen"}
     try:
-        if json.loads(copied.read_bytes()) != {key: value for key, value in config.items() if key != "frozen"}:
-            warnings.warn(f"{copied} differs from the adapter's own configuration, in {WEIGHTS}, and is not used.", stacklevel=4)
-    except (OSError, ValueError, RecursionError):
-        pass  # it is there for people
-    return AdapterFile(Path(folder), config, tensors)
+        differs = json.loads((folder / CONFIG).read_bytes()) != shown
+    except (OSError, ValueError, RecursionError):  # it is there for people
+        differs = False
+    if differs:
+        warnings.warn(f"{folder / CONFIG} is not what {WEIGHTS} says of itself, and is not used.", stacklevel=3)
+    return AdapterFile(folder, config, tensors)
 
 
 def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
@@ -244,20 +212,12 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     file = _regular(folder / CONFIG)
     if file.stat().st_size > LARGEST_HEADER:
         raise AdapterFileError(f"{file} is damaged: it has {file.stat().st_size:,} bytes. Get the adapter again.")
-    config = _parsed(file.read_bytes(), file)
-    needed = ("format", "backbone", "backbone_sha256", "method", "options", "weights_sha256")
-    if missing := [key for key in needed if key not in config]:
-        raise AdapterFileError(
-            f"{file} was not written by minica (no {', '.join(missing)}); adapters of other libraries cannot be loaded."
-        )
-    if config["format"] != 1:
-        raise AdapterFileError(f"{file} has format {config['format']}; this minica reads 1 and {FORMAT}. Update minica.")
+    config = _parsed(file.read_bytes(), file, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
         raise AdapterFileError(
-            f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives. It was truncated, altered, or "
-            "belongs to another configuration; get the adapter again."
+            f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
         )
-    options = dict(config["options"]) if isinstance(config["options"], dict) else {}
+    options = dict(config["options"])
     name, norms = options.pop("name", "default"), options.pop("norms", None)
     config |= dict(inside="", name=name, options=options, norms=norms, train=[])
     return AdapterFile(folder, config, {_canonical(key): value for key, value in tensors.items()})
@@ -271,19 +231,25 @@ def _regular(file: Path) -> Path:
         with open(file, "rb"):
             return file
     except OSError as error:
-        raise AdapterFileError(
-            f"no adapter in {file.parent}: {file.name} cannot be read ({error.strerror}). Give the folder that save_adapter wrote."
-        ) from error
+        what = f"no adapter in {file.parent}: {file.name} cannot be read ({error.strerror})"
+        raise AdapterFileError(f"{what}. Give the folder that save_adapter wrote.") from error
 
 
-def _parsed(text: str | bytes, file: Path) -> dict:
+def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
+    """A configuration in which these entries, and those that both formats have, are of their kinds."""
     try:
         config = json.loads(text)
         if not isinstance(config, dict):
-            raise ValueError("it is no table")
-        return config
+            raise ValueError("no table")
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} is damaged: not JSON ({_short(error)}). Get the adapter again.") from error
+    if config.get("format") not in (None, 1, FORMAT):
+        raise AdapterFileError(f"{file} has format {config['format']!r}; this minica reads 1 and {FORMAT}. Update minica.")
+    kinds = {"backbone": str, "method": str, "options": dict} | kinds
+    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
+        what = f"{file} was not written by minica (no {', '.join(wrong)})"
+        raise AdapterFileError(f"{what}; adapters of other libraries cannot be loaded.")
+    return config
 
 
 def _short(error: BaseException) -> str:
@@ -322,50 +288,36 @@ def load_adapter(
             of classes.
         ValueError: if the model was prepared by another method.  Everything is checked first; the model is left untouched.
     """
-    whole = carrier(model)
-    file = _read(folder)
-    config, state = file.config, state_of(whole)
-    methods = set() if state is None else {recipe.method for recipe in state.recipes.values()}
+    whole, file = recipe.carrier(model), _read(folder)
+    config, state = file.config, recipe.state_of(whole)
+    methods = set() if state is None else {declared.method for declared in state.recipes.values()}
     if methods and methods | {config["method"]} != {"conv_adapter"}:
-        raise file.error(
-            f"was trained by {config['method']!r}, and this model holds what {', '.join(sorted(methods))} prepared, which would be "
-            "lost or mixed up with it; minica.detach the model first."
-        )
+        there = f"this model holds what {', '.join(sorted(methods))} prepared, which would be lost or mixed up with it"
+        raise file.error(f"was trained by {config['method']!r}, and {there}; minica.detach the model first.")
     try:
-        place = _place(whole, config, backbone)
-        network = whole.get_submodule(place)
-    except DAMAGE as error:
-        raise file.error(f"cannot be placed: {_short(error)}") from error
-    if config["backbone"] != backbone_name(network):
-        raise file.error(
-            f"belongs to {config['backbone']!r}, this model is {backbone_name(network)!r}; "
-            f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)."
-        )
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
+        named = config["inside"] if config["inside"] in dict(whole.named_modules()) else ""
+        place = backbone if backbone is not None else named if state is None else state.network
+        name_here = backbone_name(recipe.part_of(whole, place))
+        if config["backbone"] != name_here:
+            remedy = f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)"
+            raise file.error(f"belongs to {config['backbone']!r}, this model is {name_here!r}; {remedy}.")
+        rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
+    except AdapterFileError:
+        raise
     except DAMAGE as error:
         raise file.error(f"cannot be attached, its options make no sense for this model: {_short(error)}") from error
     left_out = _check_fit(rehearsal, file)
     _check_backbone(whole, rehearsal, file)
     _attach(whole, file, name, train, place)
     with torch.no_grad():
-        for key, value in trained_state(whole).items():
-            if file_key(whole, key) in file.tensors:
-                value.copy_(file.tensors[file_key(whole, key)])
+        for key, value in recipe.trained_state(whole).items():
+            if (there := file_key(whole, key)) in file.tensors:
+                value.copy_(file.tensors[there])
     if left_out:
-        warnings.warn(f"{len(left_out)} tensors of {folder} have no place in this model: {', '.join(left_out[:3])}.", stacklevel=2)
-    active_recipe(whole).about = {key: config[key] for key in ABOUT if key in config}
+        warnings.warn(f"{len(left_out)} tensors of {folder} have no place in this model: {left_out[:3]}.", stacklevel=2)
+    recipe.active_recipe(whole).about = {key: config[key] for key in ABOUT if key in config}
     model.eval()
     return model
-
-
-def _place(whole: nn.Module, config: dict, backbone: str | None) -> str:
-    if backbone is not None:
-        return backbone
-    if state_of(whole) is not None:
-        return state_of(whole).network
-    return config["inside"] if config["inside"] in dict(whole.named_modules()) else ""
 
 
 def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place: str) -> nn.Module:
@@ -374,15 +326,16 @@ def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place:
     kept += [train] if isinstance(train, str) else train
     if config["method"] == "conv_adapter":
         options["name"] = name or config["name"]
-        if state_of(model) is not None:  # beside what the model already holds: the file says how many classes these have
-            weights = [file.tensors.get(file_key(model, f"{layer}.weight")) for layer in output_layers(model)]
-            options["num_classes"] = weights[0].shape[0] if weights and weights[0] is not None else None
-    return prepare(model, config["method"], config["norms"], tuple(dict.fromkeys(kept)), place, options)
+        if recipe.state_of(model) is not None:  # beside what the model holds: the file says how many classes these have
+            heads = [file.tensors.get(file_key(model, f"{layer}.weight")) for layer in recipe.output_layers(model)]
+            options["num_classes"] = heads[0].shape[0] if heads and heads[0] is not None else None
+    with warnings.catch_warnings(action="ignore"):  # they were given when the adapter was made
+        return prepare(model, config["method"], config["norms"], tuple(dict.fromkeys(kept)), place, options)
 
 
 def _matches(model: nn.Module, pattern: str) -> bool:
     try:
-        return bool(named_tensors(model, pattern))
+        return bool(recipe.named_tensors(model, pattern))
     except ValueError:  # what trains outside the network, in a larger model that this one is not
         return False
 
@@ -393,24 +346,20 @@ def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:
     What the file's model did not have at all may be missing, and what this one does not have may be left out: a pyramid has
     no classifier.
     """
-    wanted = {file_key(rehearsal, key): value for key, value in trained_tensors(rehearsal).items()}
-    here = {file_key(rehearsal, key).rpartition(".")[0] for key in own_tensors(rehearsal)}
-    own, frozen = {file_key(rehearsal, key) for key in active_recipe(rehearsal).own}, file.config.get("frozen", wanted)
+    wanted = {file_key(rehearsal, key): value for key, value in recipe.trained_tensors(rehearsal).items()}
+    here = {file_key(rehearsal, key).rpartition(".")[0] for key in recipe.own_tensors(rehearsal)}
+    own, frozen = {file_key(rehearsal, key) for key in recipe.active_recipe(rehearsal).own}, file.config.get("frozen", wanted)
     missing = sorted(key for key in wanted.keys() - file.tensors.keys() if key not in own or key in frozen)
     left_out = sorted(file.tensors.keys() - wanted.keys())
     extra = [key for key in left_out if re.split(r"\.\w+_adapter\.", key.rpartition(".")[0])[0] in here]
     if missing or extra:
-        raise file.error(
-            f"does not fit this model: {len(missing)} tensors are missing ({missing[:2]}), {len(extra)} have no place ({extra[:2]}). "
-            "It belongs to a differently built network."
-        )
+        what = f"{len(missing)} tensors are missing ({missing[:2]}), {len(extra)} have no place ({extra[:2]})"
+        raise file.error(f"does not fit this model: {what}. It belongs to a differently built network.")
     for key in sorted(wanted.keys() & file.tensors.keys()):
         value, target = file.tensors[key], wanted[key]
         if value.shape != target.shape:
-            raise file.error(
-                f"does not fit this model: {key} has shape {tuple(value.shape)} in the file and {tuple(target.shape)} here. Was the "
-                "model made with the same num_classes and backbone options?"
-            )
+            what = f"{key} has shape {tuple(value.shape)} in the file and {tuple(target.shape)} here"
+            raise file.error(f"does not fit this model: {what}. Was it made with the same num_classes and backbone options?")
         if value.dtype != target.dtype:
             raise file.error(f"does not fit this model: {key} has type {value.dtype} in the file and {target.dtype} here.")
         if not value.isfinite().all():
@@ -420,7 +369,7 @@ def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:
 
 def _check_backbone(model: nn.Module, rehearsal: nn.Module, file: AdapterFile) -> None:
     """Every frozen tensor that both models have is the same, bit for bit, and one of them has all that the other has."""
-    own = {key: value for key, value in own_backbone(model).items() if key not in active_recipe(rehearsal).own}
+    own = {key: value for key, value in recipe.own_backbone(model).items() if key not in recipe.active_recipe(rehearsal).own}
     if "frozen" not in file.config:
         found = hashlib.sha256()
         for key in (key for key in model.state_dict() if key in own):  # in this order
@@ -429,15 +378,14 @@ def _check_backbone(model: nn.Module, rehearsal: nn.Module, file: AdapterFile) -
         different = "the frozen tensors differ" if found.hexdigest() != file.config["backbone_sha256"] else None
     else:
         mine, theirs = {file_key(rehearsal, key): value for key, value in own.items()}, file.config["frozen"]
-        changed = [key for key in mine.keys() & theirs.keys() if digest(mine[key]) != theirs[key]]
+        changed = [key for key in mine.keys() & theirs.keys() if recipe.digest(mine[key]) != theirs[key]]
         new = [key for key in mine.keys() - theirs.keys() - file.tensors.keys() if not key.startswith(":")]
         gone = [key for key in theirs.keys() - mine.keys() if not key.startswith(":")]
         different = f"{len(changed)} frozen tensors differ, such as {min(changed)!r}" if changed else None
         if new and gone or (theirs and not mine.keys() & theirs.keys()):
             different = f"{len(gone)} frozen tensors are not here, such as {min(gone, default=None)!r}"
     if different:
-        kind = next(model.parameters()).dtype
-        raise file.error(
-            f"was trained on other weights of {file.config['backbone']!r}: {different}. Load the pre-trained weights that it was "
-            f"trained on, in their precision (here {kind})."
+        remedy = (
+            f"Load the pre-trained weights that it was trained on, in their precision (here {next(model.parameters()).dtype})."
         )
+        raise file.error(f"was trained on other weights of {file.config['backbone']!r}: {different}. {remedy}")

@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf, load_state_dic
 from timm.models._hub import load_model_config_from_path, load_state_dict_from_path
 from torch import Tensor, nn
 
-from . import resnet50v2_c4 as c4
+from .networks import resnet50v2_c4 as c4
 
 # The paper's backbones (Table 7) by the timm names of the same public weights.
 ALIASES = {
@@ -102,7 +102,7 @@ def create_backbone(name: str, num_classes: int = 10, pretrained: bool = True, *
         raise
     except Exception as error:  # timm, torch, safetensors and the Hub's client have errors of their own
         # Behind these words timm advises an option that does not exist here.
-        reason = f"({type(error).__name__}: {str(error).partition(' No automatic unsafe')[0][:350]})"
+        reason = f"({type(error).__name__}: {' '.join(str(error).split()).partition(' No automatic unsafe')[0][:350]})"
         if isinstance(error, (TypeError, AssertionError, LookupError)) or not (pretrained or own):
             raise ValueError(f"{name!r} cannot be built with {timm_options} {reason}.") from error
         source, remedy = f"in {own}", "They must be a state dict of the whole network: torch.save(model.state_dict(), FILE)."

@@ -269,6 +269,7 @@ def _geometry(conv: nn.Module, kernel: Kernel | None) -> dict | None:
     """Kernel, dilation and padding rule of a convolution, or of the widest one inside a container such as MixedConv2d."""
     if kernel is not None or isinstance(conv, nn.Linear):
         return dict(kernel_size=kernel or 1, dilation=(1, 1), same_padding=False)
+    # Pools have no in_channels, and some classes around a convolution have one number for a kernel size.
     sized = [module for module in conv.modules() if hasattr(module, "in_channels") and hasattr(module, "dilation")]
     convs = [module for module in sized if isinstance(k := getattr(module, "kernel_size", None), tuple) and len(k) == 2]
     if not convs:

@@ -58,9 +58,8 @@ def lost_hook(network: nn.Module, names: tuple[str, ...]) -> str | None:
         if not isinstance(attachment, Attachment):
             return name
         for place, kind in attachment.hooked:
-            module = module_at(network, place)
-            hooks = () if module is None else (module._forward_hooks if kind == "forward" else module._forward_pre_hooks).values()
-            if not any(getattr(hook, "__self__", None) is attachment for hook in hooks):
+            hooks = getattr(module_at(network, place), f"_{kind}_hooks", {})
+            if not any(getattr(hook, "__self__", None) is attachment for hook in hooks.values()):
                 return name
     return None
 
@@ -91,6 +90,9 @@ class Site(Attachment, nn.ModuleDict):
 
     It is a child of the part's module, so that its parameters add keys to the state dict and change none.
     """
+
+    # What a set cannot be called, since sets are children of a site.
+    TAKEN = {*dir(nn.ModuleDict()), "hooked", "part_name", "layout", "begin", "end", "reads", "active", "seen", "hook"}
 
     def __init__(self, part: Part) -> None:
         super().__init__()
@@ -155,11 +157,8 @@ class Site(Attachment, nn.ModuleDict):
 
 def _refuse_tracing(x: Tensor) -> None:
     if isinstance(x, Proxy):
-        raise ValueError(
-            "an adapted network cannot be traced by torch.fx (create_feature_extractor does that): adapters depend on the shapes "
-            "of feature maps. Take maps with forward hooks, or adapt a network that gives them: "
-            "minica.create_backbone(name, features_only=True)."
-        )
+        what = "adapters depend on the shapes of feature maps, so torch.fx (create_feature_extractor) cannot trace them"
+        raise ValueError(f"{what}; take maps with forward hooks, or adapt create_backbone(name, features_only=True).")
 
 
 def sites(model: nn.Module) -> Iterator[tuple[str, Site]]:

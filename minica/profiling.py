@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -14,6 +16,17 @@ from .counting import adapter_operations
 from .discovery import blank_image
 from .hooks import attachments, sites
 from .recipe import adapters, classifier_names, unwrap
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Within this context the model may be put into any mode; after it every module is in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[str, int]:
@@ -35,13 +48,8 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
         owner = "adapters" if key.startswith(ours) else "head" if key.startswith(heads) else "backbone"
         for entry in ("total", owner, *(["trainable"] if weight.requires_grad else [])):
             numbers[entry] += weight.numel()
-    training = [module for module in model.modules() if module.training]
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(blank_image(model, size))
-    finally:
-        for module in training:
-            module.training = True
+    with modes_kept(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(blank_image(model, size))
     return {**numbers, "macs": counter.get_total_flops() // 2}
 
 
@@ -92,7 +100,7 @@ def activations(model: nn.Module, images: Tensor) -> int:
     each further image adds the same.  Under ``torch.autocast`` it is that precision's.  The model's modes and statistics are
     left as they were.
     """
-    modes, buffers = [(module, module.training) for module in model.modules()], list(model.buffers())
+    buffers = list(model.buffers())
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *buffers)}  # of storages, also without data
     statistics, kept = [buffer.clone() for buffer in buffers], weakref.WeakSet()
 
@@ -101,13 +109,11 @@ def activations(model: nn.Module, images: Tensor) -> int:
         return held
 
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
+        with modes_kept(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
             logits = model.train()(images)
         storages = {held.tensor.untyped_storage()._cdata: held.tensor.untyped_storage().nbytes() for held in kept}
         del logits  # until here, its graph kept them
     finally:
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for buffer, before in zip(buffers, statistics, strict=True):
                 buffer.copy_(before)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import sys
 import threading
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,16 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .adapter import ConvAdapter
 from .discovery import check_module
-from .hooks import AdaptersDetached, Site, attachments, lost_hook, module_at, remove_attachments, remove_hooks, sites
+from .hooks import (
+    AdaptersDetached,
+    Site,
+    attachments,
+    lost_hook,
+    module_at,
+    remove_attachments,
+    remove_hooks,
+    sites,
+)
 
 
 @dataclass
@@ -97,7 +107,7 @@ def carrier(model: nn.Module) -> nn.Module:
     """
     found = check_parts(model)
     if len(found) > 1:
-        raise ValueError(f"several parts of the model were adapted by themselves, {', '.join(map(repr, found))}; give one of them.")
+        raise ValueError(f"several parts of the model were adapted by themselves: give one, of {', '.join(map(repr, found))}.")
     return next(iter(found.values()), unwrap(model))
 
 
@@ -118,6 +128,15 @@ def network_of(model: nn.Module) -> nn.Module:
     return model if state is None else model.get_submodule(state.network)
 
 
+def part_of(model: nn.Module, backbone: str) -> nn.Module:
+    """The part of the model that ``backbone`` names; a ValueError if there is none."""
+    try:
+        return model.get_submodule(backbone)
+    except (AttributeError, TypeError) as error:
+        names = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"backbone={backbone!r} is no part of {type(model).__name__}; its parts are {names}.") from error
+
+
 def check_attached(model: nn.Module) -> None:
     """Raise :class:`AdaptersDetached` if anything that was added to ``model`` is no longer called where it was put."""
     state = state_of(model)
@@ -131,21 +150,16 @@ def check_attached(model: nn.Module) -> None:
             lost = name
             break
     if lost is not None:
-        raise AdaptersDetached(
-            f"modules of this {type(model).__name__} were replaced after it was adapted, and with them went hooks: {lost!r} is no "
-            "longer called. Convert first and adapt then (SyncBatchNorm.convert_sync_batchnorm, timm's freeze), or "
-            "minica.fold(model) before reparameterize_model; minica.detach(model) removes what is left."
-        )
+        remedy = "convert first and adapt then (SyncBatchNorm, timm's freeze), or minica.fold before reparameterize_model"
+        what = f"modules were replaced after this {type(model).__name__} was adapted, and {lost!r} is no longer called"
+        raise AdaptersDetached(f"{what}: {remedy}; minica.detach(model) removes what is left.")
 
 
 def _check_before_forward(model: nn.Module, args: tuple) -> None:
     if torch.compiler.is_compiling():
         return
     if getattr(model, "_is_replica", False):
-        raise AdaptersDetached(
-            "DataParallel copies modules and not what is hooked to them, so its replicas would run without adapters; use "
-            "DistributedDataParallel."
-        )
+        raise AdaptersDetached("replicas of DataParallel would run without their adapters; use DistributedDataParallel.")
     check_attached(model)
 
 
@@ -176,12 +190,15 @@ def classifier_names(model: nn.Module, network: str = "") -> list[str]:
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's own parameters and persistent buffers, by state-dict key; nothing that was added."""
     added = tuple(f"{name}." for name in attachments(model))
+    return {key: value for key, value in _tensors(model).items() if not key.startswith(added)}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
     found = dict(model.named_parameters(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}".lstrip(".")] = buffer
-    return {key: value for key, value in found.items() if not key.startswith(added)}
+        saved = module._buffers.keys() - module._non_persistent_buffers_set
+        found |= {f"{prefix}.{name}".lstrip("."): module._buffers[name] for name in sorted(saved)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def own_backbone(model: nn.Module) -> dict[str, Tensor]:
@@ -209,8 +226,8 @@ def named_tensors(model: nn.Module, train: str | Collection[str]) -> tuple[tuple
     for name in names:
         matched = [key for key in keys if any(fnmatchcase(part, name) for part in _from_the_top(key))]
         if not matched:
-            tops = dict.fromkeys(key.partition(".")[0] for key in keys)
-            raise ValueError(f"train={name!r} matches no module or parameter of {type(model).__name__}; it has {', '.join(tops)}.")
+            tops = ", ".join(dict.fromkeys(key.partition(".")[0] for key in keys))
+            raise ValueError(f"train={name!r} matches no module or parameter of {type(model).__name__}; it has {tops}.")
         found |= dict.fromkeys(matched)
     return tuple(names), list(found)
 
@@ -222,48 +239,36 @@ def _from_the_top(key: str) -> Iterator[str]:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What the recipe in use consists of, by state-dict key; of a model without one, what requires a gradient.
+    """What the recipe in use consists of, by state-dict key.
 
-    Without a recipe, a layer that trains entirely brings its buffers, such as a BatchNorm's statistics.
+    Without a recipe it is what requires a gradient, and the statistics that are not frozen.
 
     Raises:
         AdaptersDetached: if a tensor of the recipe is gone.
     """
-    recipe = active_recipe(model)
-    if recipe is None:
-        return {} if state_of(model) is not None else _require_grad(model)
-    own, found = own_tensors(model), {}
-    for key in recipe.own:
+    if state_of(model) is None:
+        frozen = set(frozen_running_stats(model))
+        moving = [name for name, module in model.named_modules() if _running(module) and module not in frozen]
+        trains = {key: value.requires_grad or key.rpartition(".")[0] in moving for key, value in _tensors(model).items()}
+        return {key: value for key, value in _tensors(model).items() if trains[key]}
+    recipe, own, found = active_recipe(model), own_tensors(model), {}
+    for key in () if recipe is None else recipe.own:
         if key in own:
             found[key] = own[key]
         elif not isinstance(module_at(model, key.rpartition(".")[0]), nn.Identity):  # which timm puts where a classifier was
-            raise AdaptersDetached(f"{key!r} trains by the model's recipe and is gone; minica.detach(model) and prepare it again.")
+            raise AdaptersDetached(f"{key!r}, which the recipe trains, is gone; minica.detach the model and prepare it again.")
     return found | attached_tensors(model)
 
 
 def attached_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of what was added and is in use."""
-    network, start = network_of(model), f"{state_of(model).network}.".lstrip(".")
     found = {}
-    for name in attachments(network):
-        attachment, prefix = network.get_submodule(name), f"{start}{name}."
+    for name in attachments(model):
+        attachment = model.get_submodule(name)
         if isinstance(attachment, Site):
-            if attachment.active is None:
-                continue
-            attachment, prefix = attachment[attachment.active], f"{prefix}{attachment.active}."
-        found |= {f"{prefix}{key}": value for key, value in attachment.state_dict(keep_vars=True).items()}
-    return found
-
-
-def _require_grad(model: nn.Module) -> dict[str, Tensor]:
-    found = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        every = dict(module.named_parameters(recurse=False))
-        own = {key: weight for key, weight in every.items() if weight.requires_grad}
-        if own and len(own) == len(every):
-            saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
-            own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
-        found |= {f"{prefix}.{key}".lstrip("."): value for key, value in own.items()}
+            name, attachment = f"{name}.{attachment.active}", attachment[attachment.active] if attachment.active else None
+        if attachment is not None:
+            found |= {f"{name}.{key}": value for key, value in attachment.state_dict(keep_vars=True).items()}
     return found
 
 
@@ -286,14 +291,35 @@ def check_flags(model: nn.Module) -> None:
         AdaptersDetached: if adapters are no longer where they were put.
     """
     for prefix, part in check_parts(model).items():
-        trained = trained_tensors(part)
+        trained = {} if state_of(part).folded else trained_tensors(part)
         for key, weight in part.named_parameters():
-            if weight.requires_grad != (key in trained and weight.is_floating_point() and not state_of(part).folded):
+            if weight.requires_grad != (key in trained and weight.is_floating_point()):
                 does, should = ("trains", "freezes") if weight.requires_grad else ("is frozen", "trains")
-                raise ValueError(
-                    f"{f'{prefix}.{key}'.lstrip('.')!r} {does}, and the recipe of the model {should} it: its requires_grad was set "
-                    "by hand. Name what trains in train= of minica.adapt or minica.tune, and leave the flags to them."
-                )
+                what = f"{f'{prefix}.{key}'.lstrip('.')!r} {does}, and the recipe of the model {should} it"
+                raise ValueError(f"{what}: name what trains in train= of minica.adapt or tune, and leave requires_grad alone.")
+
+
+def warn_about_heads(model: nn.Module) -> None:
+    """Name what is likely a new head or decoder and is not trained: parts with weights registered behind what is adapted.
+
+    Parts of a timm network are its own, pre-trained; so is everything beside a classifier that was recognised.
+    """
+    place, found = state_of(model).network, []
+    if not place and (hasattr(model, "get_classifier") or keys_below(model, classifier_names(model))):
+        return
+    timm = [name for name, module in model.named_modules() if hasattr(module, "get_classifier")]
+    known = [f"{name}." for name in [*attachments(model), *timm, *filter(None, [place])]]
+    for name, _ in model.named_modules():
+        here = f"{name}." if name else ""
+        if here.startswith(tuple(known)):
+            found.clear()  # what stands before the network, or in it, is none
+        elif not any(other.startswith(here) for other in known) and not here.startswith(tuple(f"{other}." for other in found)):
+            found += [name] if keys_below(model, [name]) else []
+    own = set(active_recipe(model).own)
+    if frozen := [name for name in found if not own.issuperset(keys_below(model, [name]))]:
+        names = ", ".join(map(repr, frozen))
+        what = f"{names} of this {type(model).__name__} stays frozen, since it is not recognised as a classifier"
+        warnings.warn(f"{what}; if it is a new head or decoder, let it train: train=({names},).", stacklevel=3)
 
 
 # ---------------------------------------------------------------- preparing and freezing
@@ -324,7 +350,7 @@ def declare(model: nn.Module, name: str, recipe: Recipe) -> None:
 
 def set_flags(model: nn.Module) -> None:
     """Let exactly what the recipe in use consists of require a gradient, and freeze the running statistics of the rest."""
-    trained = set() if state_of(model).folded else trained_tensors(model).keys()
+    trained = {} if state_of(model).folded else trained_tensors(model)
     for key, weight in model.named_parameters():
         weight.requires_grad_(key in trained and weight.is_floating_point())
     freeze_running_stats(model)
@@ -450,37 +476,30 @@ def _take_sets(model, state_dict, prefix, local_metadata, strict, missing_keys, 
 
     A checkpoint without the set in use, such as one of the plain backbone, gives its classifier to both.
     """
-    state = state_of(model)
-    own = own_tensors(model)
+    state, own = state_of(model), own_tensors(model)
 
-    def take(key: str, tensors: dict[str, Tensor], name: str, remove: bool = True) -> None:
-        value = state_dict.pop(prefix + key) if remove else state_dict[prefix + key]
-        target = tensors[name]
-        if value.shape != target.shape:
+    def take(key: str, tensors: dict[str, Tensor], name: str) -> None:
+        value, target = state_dict.pop(prefix + key, None), tensors[name]
+        if value is None:
+            missing_keys.append(prefix + key)
+        elif value.shape != target.shape:
             error_msgs.append(f"size mismatch for {prefix}{key}: {tuple(value.shape)} in the file, {tuple(target.shape)} here.")
         elif local_metadata.get("assign_to_params_buffers"):
             tensors[name] = nn.Parameter(value, False) if isinstance(target, nn.Parameter) else value
         else:
-            with torch.no_grad():
-                target.copy_(value)
+            target.detach().copy_(value)
 
     for name, tensors in state.aside.items():
         for key in tensors:
-            if prefix + set_key(key, name) in state_dict:
-                take(set_key(key, name), tensors, key)
-            else:
-                missing_keys.append(prefix + set_key(key, name))
-    active = () if state.active is None else state.recipes[state.active].own
-    for key in [key for key in state.backbone if key in active and key in own]:
-        mine = prefix + set_key(key, state.active)
-        plain_only = mine not in state_dict
-        if prefix + key in state_dict:
-            fits = state_dict[prefix + key].shape == own[key].shape
-            take(key, state.backbone, key, remove=not (plain_only and fits))
-        else:
-            missing_keys.append(prefix + key)
-        if not plain_only:
-            state_dict[prefix + key] = state_dict.pop(mine)
+            take(set_key(key, name), tensors, key)
+    for key in () if state.active is None else state.recipes[state.active].own:
+        if key in state.backbone and key in own:
+            given = state_dict.pop(prefix + set_key(key, state.active), None)
+            if given is None and (given := state_dict.get(prefix + key)) is not None and given.shape != own[key].shape:
+                given = None
+            take(key, state.backbone, key)
+            if given is not None:
+                state_dict[prefix + key] = given
 
 
 def _note_loaded(model: nn.Module, incompatible_keys) -> None:
@@ -510,12 +529,6 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, ConvAdapter
 def adapter_names(model: nn.Module) -> list[str]:
     """The names of all sets of adapters that the model holds."""
     return sorted({name for _, site in sites(model) for name in site})
-
-
-def active_set(model: nn.Module) -> str | None:
-    """The name of the set of adapters in use."""
-    state = state_of(model)
-    return state.active if state is not None and adapter_names(model) else None
 
 
 def switch(model: nn.Module, name: str | None) -> nn.Module:
@@ -616,6 +629,15 @@ def output_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def new_classifier(model: nn.Module, num_classes: int) -> None:
+    """Give the model's classifier new weights for so many classes."""
+    for layer in output_layers(model).values():
+        for name, weight in list(layer.named_parameters(recurse=False)):
+            setattr(layer, name, nn.Parameter(weight.new_empty(num_classes, *weight.shape[1:])))
+        layer.reset_parameters()
+    sync_num_classes(model)
+
+
 def sync_num_classes(model: nn.Module) -> None:
     """Let the classifier and what it is part of say how many classes its weights have."""
     for name, layer in output_layers(model).items():
@@ -631,7 +653,7 @@ def sync_num_classes(model: nn.Module) -> None:
 
 
 class Lean:
-    """A layer in the lean form for training has a class that is a subclass of this and of its own; see :mod:`minica.fast.lean`."""
+    """The mark of a layer in the lean form: its class is a subclass of this and of its own; see :mod:`minica.fast.lean`."""
 
     BUFFERS = ("lean_weight", "lean_bias")  # what it may hold beside its own, in no state dict
 
@@ -647,4 +669,3 @@ def plain(model: nn.Module) -> nn.Module:
             module.set_grad_checkpointing(False)
         vars(module).pop("_ddp_params_and_buffers_to_ignore", None)
     return model
-

@@ -12,31 +12,12 @@ import psutil
 import torch
 from torch import nn
 
+from . import recipe
 from .adapter import ConvAdapter
 from .anatomy import Part, Spec
 from .counting import adapter_parameters, check_choice, check_compression, check_kernel_size, check_whole
-from .discovery import checked_spec, find_parts, skeleton, trace
-from .hooks import Attachment, Site
-from .recipe import (
-    Recipe,
-    adapted_parts,
-    adapter_names,
-    backbone_parameters,
-    carry,
-    check_attached,
-    classifier_names,
-    declare,
-    keys_below,
-    named_tensors,
-    output_layers,
-    own_tensors,
-    state_of,
-    strip,
-    switch,
-    sync_num_classes,
-    untie_from_backbone,
-    unwrap,
-)
+from .discovery import checked_spec, find_parts, skeleton
+from .hooks import Site
 
 
 class Scheme(NamedTuple):
@@ -113,22 +94,20 @@ def adapt(
         UnsupportedBackbone: if the network has no part that the scheme adapts.
         AdaptersDetached: if adapters that it had are no longer where they were put.  The model is left untouched each time.
     """
-    whole = unwrap(model)
+    whole = recipe.unwrap(model)
     network, place = _network(whole, backbone)
-    state = state_of(whole)
+    state = recipe.state_of(whole)
     _check_set(whole, scheme, name, num_classes)
     compression = check_compression(compression)
     kernel_size = None if kernel_size is None else check_kernel_size(kernel_size)
-    train, beside = named_tensors(whole, train)
-    own = list(dict.fromkeys([*keys_below(whole, classifier_names(whole, place)), *beside]))
-    spec = None if spec is None else checked_spec(network, spec)
-    if state is not None:
-        spec = _same_spec(state.recipes.values(), spec)
-    parts = find_parts(strip(skeleton(network)), spec)
-    here = parts if stages is None else _in_stages(parts, stages)
-    chosen = _parts_of(here, scheme, network)
-    planned = planned_parameters(here, scheme, compression, kernel_size, form)
-    _check_memory(network, planned, f"compression={compression:g}, kernel_size={kernel_size}")
+    train, beside = recipe.named_tensors(whole, train)
+    own = recipe.keys_below(whole, recipe.classifier_names(whole, place))
+    own += [key for key in beside if key not in own]
+    spec = _same_spec(state, None if spec is None else checked_spec(network, spec))
+    parts = find_parts(recipe.strip(skeleton(network)), spec)
+    parts = parts if stages is None else _in_stages(parts, stages)
+    chosen = _parts_of(parts, scheme, network)
+    _check_memory(network, planned_parameters(parts, scheme, compression, kernel_size, form), f"{compression=}, {kernel_size=}")
     adapters = [
         ConvAdapter(
             **_shape(part, scheme, kernel_size),
@@ -142,8 +121,8 @@ def adapt(
         for part in chosen
     ]
     # Nothing is refused from here on.
-    state = carry(whole, place)
-    switch(whole, None)
+    recipe.carry(whole, place)
+    recipe.switch(whole, None)
     for part, adapter in zip(chosen, adapters, strict=True):
         host = network.get_submodule(part.host)
         child = {"block": "residual_adapter", "stage": "stage_adapter"}.get(part.kind, "conv_adapter")
@@ -155,64 +134,52 @@ def adapt(
         site[name], site.reads[name], site.active = adapter, _reads(part, scheme), name
         site.train(network.training)
     options = dict(scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init)
-    given = {"stages": None if stages is None else sorted(stages), "spec": spec}
+    given = {"stages": stages and sorted(stages), "spec": spec}
     options |= {key: value for key, value in given.items() if value is not None}
-    untie_from_backbone(whole, own)
+    recipe.untie_from_backbone(whole, own)
     if num_classes is not None:
-        _new_classifier(whole, int(num_classes))
-    declare(whole, name, Recipe("conv_adapter", options, tuple(own), train=train))
-    _warn_if_heavy(network, here, scheme, compression, kernel_size, form)
-    warn_about_frozen_heads(whole)
+        recipe.new_classifier(whole, int(num_classes))
+    recipe.declare(whole, name, recipe.Recipe("conv_adapter", options, tuple(own), train=train))
+    _warn_if_heavy(network, parts, scheme, compression, kernel_size, form)
+    recipe.warn_about_heads(whole)
     return model
 
 
 def _network(whole: nn.Module, backbone: str | None) -> tuple[nn.Module, str]:
     """The network to adapt inside ``whole``, and its name there."""
-    inside = [name for name in adapted_parts(whole) if name]
-    if inside:
-        raise ValueError(
-            f"its part {inside[0]!r} was adapted by itself; go on with that part, or minica.detach it and adapt the whole with "
-            f"backbone={inside[0]!r} and train=(...)."
-        )
-    check_attached(whole)
-    state = state_of(whole)
-    if state is not None and state.network != (backbone if backbone is not None else state.network):
+    if inside := [name for name in recipe.check_parts(whole) if name]:
+        remedy = f"minica.detach it and adapt the whole with backbone={inside[0]!r}, train=(...)"
+        raise ValueError(f"its part {inside[0]!r} was adapted by itself: go on with that part, or {remedy}.")
+    state = recipe.state_of(whole)
+    if state is not None and backbone not in (None, state.network):
         raise ValueError(f"the model's adapters are in backbone={state.network!r}; detach them before you adapt {backbone!r}.")
     place = state.network if state is not None else backbone or ""
-    try:
-        return whole.get_submodule(place), place
-    except (AttributeError, TypeError) as error:
-        names = ", ".join(name for name, _ in whole.named_children())
-        raise ValueError(f"backbone={backbone!r} is no part of {type(whole).__name__}; its parts are {names}.") from error
+    return recipe.part_of(whole, place), place
 
 
 def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None) -> None:
     check_choice(scheme, "scheme", SCHEMES | ABLATIONS)
-    taken = {*dir(nn.ModuleDict()), *dir(Site), "hooked", "part_name", "layout", "begin", "end", "reads", "active", "seen"}
-    if not isinstance(name, str) or not re.fullmatch(r"\w+", name) or name in taken:
-        raise ValueError(
-            f"an adapter's name becomes part of its keys: letters, digits and _ only, and no attribute of a module; got {name!r}."
-        )
-    state = state_of(whole)
-    methods = [] if state is None else [recipe.method for recipe in state.recipes.values()]
-    if methods and methods[0] != "conv_adapter":
-        raise ValueError(f"the model was prepared by tune(model, {methods[0]!r}); minica.detach it before you adapt it.")
-    if state is not None and state.folded:
-        raise ValueError("a folded copy is for inference alone; adapt the model that it was made from.")
-    if name in adapter_names(whole):
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name) or name in Site.TAKEN:
+        raise ValueError(f"name becomes part of keys: letters, digits and _ only, and no attribute of a module; got {name!r}.")
+    state = recipe.state_of(whole)
+    if state is not None and (state.folded or not recipe.adapter_names(whole)):
+        how = "fold" if state.folded else f"tune(model, {recipe.active_recipe(whole).method!r})"
+        raise ValueError(f"the model was prepared by {how}; minica.detach it, or take a fresh one, before you adapt it.")
+    if name in recipe.adapter_names(whole):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
     if num_classes is not None:
         check_whole(num_classes, "num_classes", 1)
-        layers = output_layers(whole)
+        layers = recipe.output_layers(whole)
         if not layers:
             raise ValueError(f"{type(whole).__name__} has no linear classifier to be replaced; leave num_classes out.")
-        numbers = sum(int(num_classes) * layer.weight[0].numel() for layer in layers.values())
-        _check_memory(whole, numbers, f"num_classes={num_classes}")
+        _check_memory(whole, int(num_classes) * sum(layer.weight[0].numel() for layer in layers.values()), f"{num_classes=}")
 
 
-def _same_spec(recipes: Collection[Recipe], spec: Spec | None) -> Spec | None:
+def _same_spec(state: recipe.Adapted | None, spec: Spec | None) -> Spec | None:
     """The spec that placed the adapters that the model has; all sets share it."""
-    theirs = next((recipe.options.get("spec") for recipe in recipes), None)
+    if state is None:
+        return spec
+    theirs = next(iter(state.recipes.values())).options.get("spec")
     if spec is not None and spec != theirs:
         raise ValueError("the model's adapters were placed by another spec, or by none; detach them before you give this one.")
     return theirs
@@ -221,30 +188,18 @@ def _same_spec(recipes: Collection[Recipe], spec: Spec | None) -> Spec | None:
 def _check_memory(network: nn.Module, numbers: int, what: str) -> None:
     """Refuse what does not fit, before anything is touched."""
     weight = next(network.parameters())
-    if weight.is_meta:
-        return
     free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
-    if numbers * weight.element_size() > free:
-        need = numbers * weight.element_size() / 1e9
-        raise ValueError(f"{what} would need {need:,.0f} GB for new weights, of which {free / 1e9:,.0f} GB are free.")
-
-
-def _new_classifier(model: nn.Module, num_classes: int) -> None:
-    for layer in output_layers(model).values():
-        for name, weight in list(layer.named_parameters(recurse=False)):
-            setattr(layer, name, nn.Parameter(weight.new_empty(num_classes, *weight.shape[1:])))
-        layer.reset_parameters()
-    sync_num_classes(model)
+    need = 0 if weight.is_meta else numbers * weight.element_size()
+    if need > free:
+        raise ValueError(f"{what} would need {need / 1e9:,.0f} GB for new weights, of which {free / 1e9:,.0f} GB are free.")
 
 
 def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:
     """What a scheme adapts: its units or blocks, and the parts between stages that belong to every scheme."""
     wanted = (SCHEMES | ABLATIONS)[scheme].part
     if not any(part.kind == wanted for part in parts):
-        raise UnsupportedScheme(
-            f"{type(model).__name__} has no residual {wanted}, so {scheme!r} has nothing to adapt; "
-            f"use {' or '.join(name for name, other in SCHEMES.items() if other.part != wanted)}."
-        )
+        others = " or ".join(name for name, other in SCHEMES.items() if other.part != wanted)
+        raise UnsupportedScheme(f"{type(model).__name__} has no residual {wanted}, so {scheme!r} adapts nothing; use {others}.")
     return [part for part in parts if part.kind in (wanted, "downsample", "pool")]
 
 
@@ -303,13 +258,9 @@ def planned_parameters(
     for part in parts:
         if part.kind in (wanted, "downsample", "pool"):
             shape = _shape(part, scheme, kernel_size)
-            total += adapter_parameters(
-                shape["in_channels"],
-                shape["out_channels"],
-                kernel_size=shape["kernel_size"],
-                compression=compression,
-                form="linear" if part.kind == "pool" else form,
-            )
+            ends = shape["in_channels"], shape["out_channels"]
+            how = dict(kernel_size=shape["kernel_size"], form="linear" if part.kind == "pool" else form)
+            total += adapter_parameters(*ends, compression=compression, **how)
     return total
 
 
@@ -317,67 +268,12 @@ HEAVY = 0.2  # adapters above this share of the backbone are hardly parameter-ef
 
 
 def _warn_if_heavy(model, parts, scheme, compression, kernel_size, form) -> None:
-    backbone = sum(weight.numel() for weight in backbone_parameters(model))
+    backbone = sum(weight.numel() for weight in recipe.backbone_parameters(model))
     counts = {other: planned_parameters(parts, other, compression, kernel_size, form) for other in {**SCHEMES, scheme: None}}
     if counts[scheme] > HEAVY * backbone:
         present = {part.kind for part in parts}
         cheaper = min((other for other in SCHEMES if SCHEMES[other].part in present), key=counts.__getitem__)
-        advice = (
-            f"{cheaper!r} would have {counts[cheaper] / backbone:.1%}"
-            if counts[cheaper] < counts[scheme]
-            else "a larger compression would have fewer"
-        )
-        warnings.warn(
-            f"{scheme!r} at compression {compression:g} adds {counts[scheme]:,} parameters, "
-            f"{counts[scheme] / backbone:.1%} of this backbone; {advice}.",
-            stacklevel=3,
-        )
-
-
-def warn_about_frozen_heads(model: nn.Module) -> None:
-    """Name what is likely a new head or decoder and is not trained: parts with weights around or behind the adapted network.
-
-    Parts of a timm network are its own, pre-trained; so is everything around a classifier that was recognised.
-    """
-    state = state_of(model)
-    recipe = state.recipes[state.active]
-    if state.network:
-        path = state.network.split(".")
-        around = [".".join(path[:depth]) for depth in range(len(path))]
-        found = [
-            f"{place}.{name}".lstrip(".")
-            for place in around
-            for name, _ in model.get_submodule(place).named_children()
-            if not f"{state.network}.".startswith(f"{place}.{name}.".lstrip("."))
-        ]
-    elif hasattr(model, "get_classifier") or keys_below(model, classifier_names(model)):
-        return
-    else:
-        found = _behind_the_last(model)
-    frozen = [name for name in found if (keys := keys_below(model, [name])) and not set(keys) <= set(recipe.own)]
-    if frozen:
-        warnings.warn(
-            f"{', '.join(map(repr, frozen))} of this {type(model).__name__} stays frozen: it is not recognised as a classifier. If it "
-            f"is a new head or decoder, let it train: train=({', '.join(map(repr, frozen))},).",
-            stacklevel=4,
-        )
-
-
-def _behind_the_last(model: nn.Module) -> list[str]:
-    """Outermost modules with weights, outside any timm network, that run after everything that is adapted."""
-    try:
-        calls = trace(model).calls
-    except Exception:  # it does not run on one blank image; what cannot be told is not warned of
-        return []
-    timm = [name for name, module in model.named_modules() if hasattr(module, "get_classifier")]
-    adapted = [name.rpartition(".")[0] for name, module in model.named_modules() if isinstance(module, Attachment)]
-    last = max((call.end for call in calls if call.name in adapted), default=0)
-    own, found = own_tensors(model), []
-    for call in calls:
-        inside = f"{call.name}."
-        weights = any(key.startswith(inside) for key in own)
-        whole = not any(f"{name}.".startswith(inside) for name in [*adapted, *timm]) and call.begin >= last
-        below = any(inside.startswith(f"{name}.") for name in [*found, *timm])
-        if call.name and weights and whole and not below:
-            found.append(call.name)
-    return found
+        advice = f"{cheaper!r} would have {counts[cheaper] / backbone:.1%}"
+        advice = advice if counts[cheaper] < counts[scheme] else "a larger compression would have fewer"
+        size = f"{counts[scheme]:,} parameters, {counts[scheme] / backbone:.1%} of this backbone"
+        warnings.warn(f"{scheme!r} at compression {compression:g} adds {size}; {advice}.", stacklevel=3)

@@ -1,39 +1,53 @@
 """How is a model trained, evaluated and resumed?  One loop, for one device or for several processes.
 
 The recipe is the paper's (Table 8): AdamW under a cosine with linear warm-up.  Accelerate chooses device, precision and
-process group; what is frozen in the model stays frozen.
+process group; what is frozen in the model stays frozen.  The task is classification, or what ``loss`` and ``metrics`` make it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
-import tempfile
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from numbers import Integral
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast, patch_environment, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, patch_environment, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
-from .fast.caching import cache_prefix, channels_last
+from .backbones import normalization
+from .fast.caching import cache_prefix
+from .fast.layout import channels_last, in_channels_last
 from .fast.lean import lean as lean_form
-from .recipe import frozen_running_stats, plain, trained_state
+from .profiling import modes_kept
+from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
+from .run_folder import checkpoints, identity, locked, nested, restore, resume, save, writable
 
 PRECISIONS = ("no", "bf16", "fp16")
+MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
+COUNTS = {"epochs": 1, "batch_size": 1, "seed": 0, "accumulate": 1, "patience": 1, "workers": 0}  # the least of each
+RANGES = {"lr": math.inf, "weight_decay": math.inf, "warmup": 1, "label_smoothing": 1, "clip": math.inf}  # from 0 to each
+# What a run is known by, beside what run_folder.identity finds in data and model.
+SETTINGS = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "precision", "loss", "class_weights")
+SETTINGS += ("label_smoothing", "collate", "monitor", "patience", "accumulate", "clip")
+ALONE = SimpleNamespace(autocast=nullcontext, gather_for_metrics=lambda rows: rows)  # in the place of an Accelerator
+OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
 
 class TrainingDiverged(RuntimeError):
@@ -51,6 +65,16 @@ def fit(
     batch_size: int = 32,
     warmup: float = 0.1,
     seed: int = 0,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    class_weights: Sequence[float] | Tensor | None = None,
+    label_smoothing: float = 0.0,
+    collate: Callable[[list], Any] | None = None,
+    metrics: Callable[[nn.Module, DataLoader], dict] | None = None,
+    monitor: str = "accuracy",
+    patience: int | None = None,
+    on_epoch: Callable[[dict], object] | None = None,
+    accumulate: int = 1,
+    clip: float | None = None,
     folder: str | os.PathLike | None = None,
     precision: str = "no",
     device: str | torch.device | None = None,
@@ -59,25 +83,48 @@ def fit(
     lean: bool = True,
     progress: bool = True,
 ) -> list[dict]:
-    """Train, in place and with cross-entropy, what requires a gradient in ``model``; it comes back in eval mode.
+    """Train, in place, what requires a gradient in ``model``; it comes back in eval mode.
+
+    Without ``loss`` the task is classification: batches are (images (N, C, H, W), labels), the model gives logits (N, classes)
+    and cross-entropy is minimised.  Labels are whole numbers of any type, (N,) or (N, 1), or text if the data set has
+    ``classes`` to number it by.  Labels, classes and outputs are checked before the first step, and after that the labels of
+    each batch while they are on the CPU.  A step waits for the device once, to see whether the loss is finite.
+
+    Multi-label, for instance, is ``loss=lambda model, batch: F.binary_cross_entropy_with_logits(model(batch[0]), batch[1])``.
 
     Args:
-        model: maps images ``(N, 3, H, W)`` to logits ``(N, C)``.
-        train: an indexable data set of (image, label).  Unless all fit one batch, only full batches are used; which
-            images are left over changes with every epoch's shuffle.
-        val: if given, evaluated after every epoch.  Nothing is chosen by it.
+        model: what ``loss`` can use; for classification it maps images to logits.
+        train: an indexable data set, for classification of (image, label).  Unless all fit one batch, only full batches are
+            used; which items are left over changes with every epoch's shuffle.
+        val: if given, evaluated after every epoch.  Nothing is chosen by it unless ``patience`` is given.
         lr: the highest rate of :func:`learning_rate`.
         batch_size: images a step, over all processes together.
         warmup: the part of all steps that warms up; the paper has 10 of 100 epochs.
+        loss: ``loss(model, batch)`` gives the scalar to minimise for one batch, a mean over its items.  ``batch`` is what
+            ``collate`` gave, its tensors on the device at any depth of lists, tuples and dicts.
+        class_weights: of the default loss, one number a class, as in :func:`torch.nn.functional.cross_entropy`.
+        label_smoothing: of the default loss, from 0 to 1.
+        collate: makes a batch of a list of items, as a DataLoader's ``collate_fn``.
+        metrics: ``metrics(model, loader)`` gives a dict of what is good to know of ``val``, as JSON values; ``loader`` gives
+            batches on the CPU, and the model is in eval mode and records no gradients.  With several processes each of them
+            goes through all of ``val``, and the main one's numbers count.  None: :func:`metrics` of logits and labels.
+        monitor: the entry of the validation metrics by which epochs are compared, higher being better; let a ``metrics`` of
+            your own give the negative of an error.
+        patience: stop after so many epochs without a higher ``monitor``, and give back the trained tensors of the first epoch
+            with the highest; ``patience=epochs`` never stops early.  The rate falls as if all epochs ran.
+        on_epoch: called with a copy of each epoch's record when its checkpoint is written, in the main process.
+        accumulate: in how many parts a batch is computed, one after the other, for less memory.  Gradients are those of the
+            whole batch, but BatchNorm sees a part at a time and ``class_weights`` are normalised within one.
+        clip: the largest norm of all gradients together; longer ones are scaled down to it.
         folder: where a checkpoint is written after every epoch (the last two are kept) and the newest one resumed.
             A run that was killed and is called again ends, on a CPU, with the bits of one that was not; a finished one
-            returns at once.  A run is known by its settings, the frozen weights, the trained tensors' shapes and
-            ``train``'s tensors ``images`` (of images that stay on disk, their names) and ``labels`` if it has them.
+            returns at once.  A run is known by its settings, the names of ``loss`` and ``collate``, and
+            :func:`minica.run_folder.identity`.  A second run in the folder is refused while the first one goes on.
         precision: ``"no"`` (float32), or autocast to ``"bf16"`` or, on a GPU, ``"fp16"``.
         device: CUDA if there is one, else the CPU.  ``"mps"`` is used on request only.
         workers: loader processes, started anew in each epoch so that their augmentation can be repeated.
-        cache: run the frozen prefix (:mod:`minica.caching`) once for each image and keep its output in memory.  The numbers
-            are those of a run without, within float tolerance; what is augmented is refused.
+        cache: run the frozen prefix (:mod:`minica.fast.caching`) once for each image and keep its output in memory.  The
+            numbers are those of a run without, within float tolerance; what is augmented is refused, and so is ``collate``.
         lean: train in the form of :func:`minica.lean`, with the same gradients within float tolerance in less time and memory.
             Validation and what comes back are plain.
 
@@ -86,80 +133,110 @@ def fit(
         and, with ``val``, the entries of :func:`evaluate` as ``val_...``, computed in the training precision.
 
     Raises:
-        ValueError: for arguments out of range, no trainable parameter, an empty data set, labels that the classifier
-            does not have, a folder that cannot be written, a damaged checkpoint or one of another run.
+        ValueError: for arguments out of range, no trainable parameter, an empty data set, labels or data sets' classes that the
+            model's outputs do not fit, a loss that is no scalar, a folder that cannot be written or is in use, a damaged
+            checkpoint or one of another run.
+        OSError: if a checkpoint cannot be written, naming it.
         TrainingDiverged: when the loss or a weight is not finite any more.
-    """
-    _check_arguments(model, train, epochs, lr, weight_decay, batch_size, warmup, seed, precision, workers)
-    epochs, batch_size, seed = int(epochs), min(int(batch_size), len(train)), int(seed)
-    lr, weight_decay, warmup = float(lr), float(weight_decay), float(warmup)  # NumPy's do not load with weights_only
-    folder = None if folder is None else _writable(folder)
-    val_loader = None if val is None else _loader(val, batch_size, workers)
 
-    with _accelerator(device, precision) as accelerator, _channels_last(model), _randomness_kept(), ExitStack() as end:
+    Warns:
+        UserWarning: if the data set is normalised otherwise than the model's pre-trained weights expect.
+    """
+    given = locals()
+    _check_arguments(given)
+    _check_model(model)
+    run = {key: _setting(given[key]) for key in SETTINGS} | {"validation": val is not None}
+    run["batch_size"] = batch_size = min(run["batch_size"], len(train))
+    epochs, lr, weight_decay, warmup, seed = (run[key] for key in ("epochs", "lr", "weight_decay", "warmup", "seed"))
+    sets, classifies, measured = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
+    loaders = [_loader(data, batch_size, workers, collate) for data in sets]
+    about, *others = (_about(loader.dataset) for loader in loaders)
+    names = about.get("classes")
+    if classifies and measured and others[0].get("classes", names) != names:
+        raise ValueError(f"val has the classes {others[0]['classes']!r:.200}, train {names!r:.200}; load both with the same.")
+    _check_normalization(model, about)
+    folder = None if folder is None else writable(folder)
+
+    with _accelerator(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
         end.callback(model.eval)  # after an interrupt too: a norm left in training mode would go on learning
-        processes, main = accelerator.num_processes, accelerator.is_main_process
-        if batch_size % processes:
-            raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}.")
-        model.to(accelerator.device)
-        seen, skipping = train, nullcontext()
-        if cache:
-            loaders = [_loader(train, batch_size, workers), *([] if val_loader is None else [val_loader])]
-            with accelerator.autocast():
-                kept, skipping = cache_prefix(model, loaders)
-            if kept:
-                seen, workers = kept[0], 0
-                val_loader = None if val_loader is None else _loader(kept[1], batch_size, workers)
-        order = torch.Generator()
-        loader, val_loader, optimizer = accelerator.prepare(
-            DataLoader(
-                seen,
-                batch_size // processes,
-                sampler=RandomSampler(seen, generator=order),
-                num_workers=workers,
-                pin_memory=accelerator.device.type == "cuda",
-                drop_last=True,
-            ),
-            val_loader,
-            torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr),
-        )
-        run, history = {}, []
+        device, processes, main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
+        if batch_size % (processes * accumulate):
+            parts = f"the {processes} processes" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
+            raise ValueError(f"batch_size must be a multiple of {parts}, got {batch_size}.")
         if folder is not None:
-            run = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "warmup": warmup}
-            run |= {"seed": seed, "precision": precision, "validation": val is not None, **_identity(model, train)}
-            history = _resume(folder, run, model, optimizer, accelerator.scaler)
+            end.enter_context(locked(folder, main))
+        model.to(device)
+        skipping = nullcontext()
+        if cache:
+            keep = partial(_labelled, names=names, collate=default_collate) if classifies else None
+            with accelerator.autocast():
+                kept, skipping = cache_prefix(model, [_loader(data, batch_size, workers, keep) for data in sets])
+            if kept:
+                loaders, workers = [_loader(data, batch_size, 0) for data in kept], 0
+        seen, order, pinned = loaders[0].dataset, torch.Generator(), device.type == "cuda"
+        an_epoch = len(seen) // batch_size  # in steps
+        sampler = RandomSampler(seen, num_samples=an_epoch * batch_size, generator=order)
+        options = dict(sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pinned)
+        batches = DataLoader(seen, batch_size // processes // accumulate, **options)
+        batches = accelerator.prepare_data_loader(batches, device_placement=False)  # labels are checked on the CPU
+        val_batches = accelerator.prepare_data_loader(loaders[1], device_placement=False) if measured else loaders[-1]
+        optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr))
+        history, best = [], {}
+        if folder is not None:
+            run |= identity(model, train)
+            history, best = resume(folder, run, model, optimizer, accelerator.scaler)
         if lean and len(history) < epochs:
             end.callback(plain, model)
             lean_form(model.eval())
         end.enter_context(skipping)
+        end.callback(optimizer.zero_grad)
         net = DistributedDataParallel(model) if processes > 1 else model  # averages gradients over the processes
-        steps, done = epochs * len(loader), len(history) * len(loader)
+        if classifies:
+            weights = None if class_weights is None else torch.tensor(run["class_weights"], device=device)
+            loss = partial(cross_entropy, class_weights=weights, label_smoothing=label_smoothing)
+        steps, done, so_far = epochs * an_epoch, len(history) * an_epoch, 0
 
         with tqdm(total=steps, initial=done, disable=not (progress and main), unit="step", mininterval=1) as bar:
             for epoch in range(len(history), epochs):
+                if patience is not None and history and epoch - 1 - _best(history, monitor) >= patience:
+                    break
                 started, total = time.perf_counter(), 0.0
                 # All that is random in an epoch follows from its number, so a resumed run repeats it.  All processes
                 # share the order; augmentation and dropout are each one's own.
                 order.manual_seed(_mix(seed, epoch))
                 set_seed(_mix(seed, epoch, 1 + accelerator.process_index))
-                loader.set_epoch(epoch)
+                batches.set_epoch(epoch)
                 net.train()
                 for norm in frozen_running_stats(model):  # of a model frozen by hand, without adapt or tune
                     norm.eval()
-                for step, (images, labels) in enumerate(loader, start=epoch * len(loader)):
-                    rate = learning_rate(step, steps, lr, warmup)
+                for at, batch in enumerate(batches, start=epoch * an_epoch * accumulate):
+                    step, part = divmod(at, accumulate)
+                    if at == done * accumulate:  # once, and with a batch: items taken for this alone would be taken twice
+                        with _randomness_kept(), modes_kept(model), accelerator.autocast():
+                            classes = _check_task(model, loaders[0], batch, run["class_weights"]) if classifies else None
+                            if measured:
+                                _check_task(model, loaders[1], _first(loaders[1]))
+                        remember_training_data(model, about)
+                    if classifies:
+                        batch = _labelled(batch, names)
+                        _check_labels(batch[1], classes)
+                    with accelerator.autocast():
+                        share = loss(net, send_to_device(batch, device, non_blocking=pinned))
+                    if not (isinstance(share, Tensor) and share.ndim == 0 and share.requires_grad):
+                        raise ValueError(f"loss must return one number that depends on what trains, got {share!r:.200}.")
+                    accelerator.backward(share / accumulate)
+                    so_far = share.detach() / accumulate + (so_far if part else 0)
+                    if part < accumulate - 1:
+                        continue
+                    rate, average = learning_rate(step, steps, lr, warmup), accelerator.reduce(so_far, "mean").item()
+                    if not math.isfinite(average):  # in all processes, so that they stop together
+                        raise _diverged(f"the loss is {average}", step, steps, rate, folder)
+                    if clip is not None:
+                        accelerator.clip_grad_norm_(model.parameters(), clip)
                     for group in optimizer.param_groups:
                         group["lr"] = rate
-                    with accelerator.autocast():
-                        logits = net(channels_last(images))
-                    _check_labels(labels, logits.shape[1])
-                    loss = F.cross_entropy(logits.float(), labels)
-                    average = accelerator.reduce(loss.detach(), "mean").item()  # so that all processes stop together
-                    if not math.isfinite(average):
-                        raise _diverged(f"the loss is {average}", step, steps, rate, folder)
-                    optimizer.zero_grad()
-                    accelerator.backward(loss)
                     optimizer.step()
+                    optimizer.zero_grad()
                     total += average
                     bar.set_description(f"epoch {epoch + 1}/{epochs}, loss {average:.3f}", refresh=False)
                     bar.update()
@@ -168,17 +245,33 @@ def fit(
                 if not all(value.isfinite().all() for value in trained.values()):
                     raise _diverged("a weight is not finite after the update", step, steps, rate, folder)
                 seconds = time.perf_counter() - started
-                record = {"epoch": epoch + 1, "lr": rate, "train_loss": total / len(loader), "seconds": seconds}
-                if val_loader is not None:
-                    found = metrics(*_collect(model, val_loader, accelerator.autocast, accelerator.gather_for_metrics))
+                record = {"epoch": epoch + 1, "lr": rate, "train_loss": total / an_epoch, "seconds": seconds}
+                if val is not None:
+                    found = _measured(model.eval(), val_batches, metrics, accelerator)
                     record |= {f"val_{key}": value for key, value in found.items()}
-                history.append(record)
+                history += broadcast_object_list([record])
+                if patience is not None and _best(history, monitor) == epoch:
+                    best = {key: value.cpu().clone() for key, value in trained.items()}
                 if folder is not None and main:
-                    state = {"run": run, "history": history, "model": trained, "optimizer": optimizer.state_dict()}
-                    state["scaler"] = accelerator.scaler and accelerator.scaler.state_dict()
-                    _save(folder, epoch + 1, state)
-        optimizer.zero_grad()
+                    state = {
+                        "run": run,
+                        "history": history,
+                        "model": trained,
+                        "optimizer": optimizer.state_dict(),
+                        "best": best,
+                    }
+                    save(folder, epoch + 1, state | {"scaler": accelerator.scaler and accelerator.scaler.state_dict()})
+                if on_epoch is not None and main:
+                    on_epoch(dict(record))
+        restore(model, best)
+        remember_training_data(model, about)
     return history
+
+
+def cross_entropy(model: nn.Module, batch: Sequence[Tensor], class_weights=None, label_smoothing: float = 0.0) -> Tensor:
+    """The default loss of :func:`fit`, in float32: of images (N, C, H, W) and labels int64 (N,)."""
+    images, labels = batch
+    return F.cross_entropy(model(channels_last(images)).float(), labels, class_weights, label_smoothing=label_smoothing)
 
 
 def learning_rate(step: int, steps: int, lr: float, warmup: float = 0.1) -> float:
@@ -212,9 +305,15 @@ def evaluate(
     batch_size: int = 128,
     device: str | torch.device | None = None,
     workers: int = 0,
+    metrics: Callable[[nn.Module, DataLoader], dict] | None = None,
 ) -> dict:
-    """The :func:`metrics` of what :func:`predict` returns for the same arguments."""
-    return metrics(*predict(model, data, batch_size=batch_size, device=device, workers=workers))
+    """The :func:`metrics` of what :func:`predict` returns for the same arguments; or what ``metrics`` finds, as in :func:`fit`.
+
+    For batches that are not made by default, give a DataLoader with its ``collate_fn``.
+    """
+    loader = _loader(data, batch_size, workers)
+    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+        return _measured(model.eval(), loader, metrics)
 
 
 def predict(
@@ -225,17 +324,18 @@ def predict(
     device: str | torch.device | None = None,
     workers: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Logits ``(N, C)`` in float32 and labels ``(N,)``, on the CPU and in the order of ``data``.
+    """Logits ``(N, C)`` in float32 and labels ``(N,)`` in int64, on the CPU and in the order of ``data``.
 
-    Runs where the model is unless ``device`` moves it there first.  Every module's training mode is left as it was.
+    Runs where the model is unless ``device`` moves it there first.  Every module's training mode is left as it was.  Labels
+    may be what :func:`fit` takes.
 
     Raises:
-        ValueError: for an empty data set, a device that is not there, or labels that the classifier does not have.
+        ValueError: for an empty data set, a device that is not there, labels that are not one whole number an image or that
+            the classifier does not have, or outputs that are no logits of at least two classes.
     """
     loader = _loader(data, batch_size, workers)
-    device = next(model.parameters()).device if device is None else _device(device)
-    with _channels_last(model.to(device)):
-        return _collect(model, ((images.to(device), labels.to(device)) for images, labels in loader))
+    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+        return _collect(model.eval(), loader)
 
 
 def metrics(logits: Tensor, labels: Tensor) -> dict:
@@ -274,25 +374,35 @@ def wilson_interval(correct: int, n: int) -> list[float]:
 
 
 @torch.no_grad()
-def _collect(
-    model: nn.Module, batches: Iterable, autocast: Callable = nullcontext, gather: Callable = lambda rows: rows
-) -> tuple[Tensor, Tensor]:
+def _measured(model: nn.Module, loader: DataLoader, own: Callable | None, accelerator: Any = ALONE) -> dict:
+    if own is None:
+        return metrics(*_collect(model, loader, accelerator))
+    with accelerator.autocast():
+        return json.loads(json.dumps(own(model, loader), default=float))  # checkpoints take no numbers of NumPy's or tensors
+
+
+@torch.no_grad()
+def _collect(model: nn.Module, loader: DataLoader, accelerator: Any = ALONE) -> tuple[Tensor, Tensor]:
     """Logits and labels of all batches, gathered from all processes."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    rows = []
-    try:
-        for images, labels in batches:
-            with autocast():
-                logits = model(channels_last(images))
-            logits, labels = gather((logits.float(), labels))
-            _check_labels(labels, logits.shape[1])
-            rows.append((logits.cpu(), labels.cpu()))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    rows, names, device = [], _about(loader.dataset).get("classes"), next(model.parameters()).device
+    for batch in loader:
+        images, labels = send_to_device(_labelled(batch, names), device)
+        with accelerator.autocast():
+            logits = model(channels_last(images))
+        classes = _count_classes(model, logits)
+        rows.append([gathered.cpu() for gathered in accelerator.gather_for_metrics((logits.float(), labels))])
+        _check_labels(rows[-1][1], classes)
     logits, labels = zip(*rows, strict=True)
     return torch.cat(logits), torch.cat(labels)
+
+
+def _best(history: list[dict], monitor: str) -> int:
+    """The position of the first epoch with the highest ``monitor``; NaN is lower than all."""
+    scores = [record.get(f"val_{monitor}") for record in history]
+    if not all(isinstance(score, Real) for score in scores):
+        found = ", ".join(key.removeprefix("val_") for key in history[-1] if key.startswith("val_"))
+        raise ValueError(f"monitor={monitor!r} is no number among the validation metrics, which are {found}.")
+    return max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
 
 
 def _mix(*numbers: int) -> int:
@@ -300,19 +410,68 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+# What a data set says of itself.
+
+
+def _about(data: Any) -> dict:
+    """The ``about`` of minica's data sets or the ``classes`` of torchvision's, also where Subset and the like wrap them."""
+    for part in nested(data):
+        names = getattr(part, "classes", None)
+        if about := getattr(part, "about", None) or (isinstance(names, (list, tuple)) and names and {"classes": tuple(names)}):
+            return about
+    return {}
+
+
+def remember_training_data(model: nn.Module, about: dict) -> None:
+    """Note on a model that :func:`minica.adapt` or :func:`minica.tune` prepared what it is trained on."""
+    for part in adapted_parts(unwrap(model)).values():
+        if recipe := active_recipe(part):
+            recipe.about = dict(about)
+
+
+def _labelled(batch: Any, names: Sequence[str] | None, collate: Callable | None = None) -> tuple[Tensor, Tensor]:
+    """(images, labels as int64 (N,)) of a batch, or of the items that ``collate`` makes one of."""
+    batch = batch if collate is None else collate(batch)
+    if not (isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+        raise ValueError(f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}; {OTHER_TASKS}.")
+    return batch[0], _whole_numbers(batch[1], names)
+
+
+def _whole_numbers(labels: Any, names: Sequence[str] | None) -> Tensor:
+    """As int64 (N,): labels of any whole-number type, (N,) or (N, 1), or text that is among ``names``."""
+    if isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels):
+        if unknown := set(labels) - set(names or ()):
+            known = f"is not among its classes, {', '.join(names[:5])}, ..." if names else "is text, and it has no classes"
+            raise ValueError(f"the data set's label {min(unknown)!r} {known}; number labels from 0, or give it .classes.")
+        return torch.tensor([names.index(label) for label in labels])
+    what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+    if not isinstance(labels, Tensor) or labels.dtype.is_floating_point or tuple(labels.shape[1:]) not in ((), (1,)):
+        raise ValueError(f"labels must be one whole number an image, (N,) or (N, 1), got {what}; {OTHER_TASKS}.")
+    return labels.flatten().long()
+
+
 # What is accepted.
 
 
-def _check_arguments(model, train, epochs, lr, weight_decay, batch_size, warmup, seed, precision, workers) -> None:
-    counts = (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 0))
-    for name, value, least in counts:
-        if not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name} must be a whole number from {least}, got {value!r}.")
-    for name, value, most in (("lr", lr, math.inf), ("weight_decay", weight_decay, math.inf), ("warmup", warmup, 1)):
-        if not (math.isfinite(value) and 0 <= value <= most):
-            raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+def _setting(value: Any) -> Any:
+    """What stands for an argument in a checkpoint, which holds Python's numbers and text only."""
+    if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
+        return torch.as_tensor(value).tolist()
+    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else value
+
+
+def _check_arguments(given: dict) -> None:
+    """Of the arguments of :func:`fit`, by name."""
+    train, val, loss, metrics, monitor = (given[key] for key in ("train", "val", "loss", "metrics", "monitor"))
+    numbers = {key: value for key, value in given.items() if value is not None or key not in ("clip", "patience")}
+    for name in COUNTS.keys() & numbers.keys():
+        if not isinstance(numbers[name], Integral) or numbers[name] < COUNTS[name]:
+            raise ValueError(f"{name} must be a whole number from {COUNTS[name]}, got {numbers[name]!r}.")
+    for name in RANGES.keys() & numbers.keys():
+        if not (isinstance(numbers[name], Real) and math.isfinite(numbers[name]) and 0 <= numbers[name] <= RANGES[name]):
+            raise ValueError(f"{name} must be a number from 0 to {RANGES[name]}, got {numbers[name]!r}.")
+    if given["precision"] not in PRECISIONS:
+        raise ValueError(f"unknown precision {given['precision']!r}; choose one of {', '.join(PRECISIONS)}.")
     if isinstance(train, DataLoader) or not (hasattr(train, "__getitem__") and hasattr(train, "__len__")):
         raise ValueError(
             f"train must be a data set with len() and indexing, got {type(train).__name__}; fit shuffles and makes the "
@@ -320,8 +479,61 @@ def _check_arguments(model, train, epochs, lr, weight_decay, batch_size, warmup,
         )
     if len(train) == 0:
         raise ValueError("the training set is empty; check the split that it comes from.")
+    if loss is not None and (given["class_weights"] is not None or given["label_smoothing"]):
+        raise ValueError("class_weights and label_smoothing are of the default loss; use them in the loss that you give.")
+    if given["cache"] and given["collate"] is not None:
+        raise ValueError("cache=True makes its own batches of what it keeps; leave collate out, or train without the cache.")
+    if given["patience"] is not None and (val is None or metrics is None and monitor not in MONITORS):
+        raise ValueError(f"patience needs val, and metrics= or a monitor that is one of {', '.join(MONITORS)}.")
+
+
+def _check_model(model: nn.Module) -> None:
+    """Something trains, and it is what the model was prepared to train."""
+    check_flags(model)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ValueError("nothing to train: every parameter is frozen. Choose with minica.tune or minica.adapt.")
+
+
+def _check_normalization(model: nn.Module, about: dict) -> None:
+    wanted = normalization(model) if getattr(model, "pretrained_cfg", None) else {}  # of other networks nobody knows
+    for key in wanted.keys() & about.keys():
+        if not np.allclose(wanted[key], about[key], atol=1e-3):
+            text = f"the images are normalised by {key} {about[key]}, the model's weights expect {wanted[key]}"
+            warnings.warn(f"{text}; load the data with **minica.normalization(model).", stacklevel=3)
+
+
+@torch.no_grad()
+def _check_task(model: nn.Module, loader: DataLoader, batch: Any, class_weights: list | None = None) -> int:
+    """How many classes the model tells apart, by its output for one image, if that suits labels, classes and weights."""
+    data, device, names = loader.dataset, next(model.parameters()).device, _about(loader.dataset).get("classes")
+    images, labels = _labelled(batch, names)
+    classes = _count_classes(model, model.eval()(channels_last(images[:1].to(device))))
+    for what, there in (("classes in the data", names), ("class_weights", class_weights)):
+        if there is not None and len(there) != classes:
+            raise ValueError(
+                f"there are {len(there)} {what}, but the model has {classes} outputs; create it with num_classes=."
+            )
+    _check_labels(labels, classes)
+    if loader.collate_fn is default_collate:  # and labels that are in memory, all of them
+        if isinstance(data, TensorDataset) or hasattr(data, "about"):
+            _check_labels(_whole_numbers(data.tensors[1] if isinstance(data, TensorDataset) else data.labels, names), classes)
+    return classes
+
+
+def _first(loader: DataLoader) -> Any:
+    """A batch of one item, without the loader's own iterator, which would draw random numbers and start workers."""
+    data = loader.dataset
+    item = next(iter(data)) if isinstance(data, IterableDataset) else data[0]
+    return loader.collate_fn(item if loader.batch_sampler is None else [item])
+
+
+def _count_classes(model: nn.Module, logits: Any) -> int:
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    headless = getattr(model, "num_classes", None) == 0 and shape[1:] == (getattr(model, "num_features", None),)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] < 2 or headless:
+        what = f"{'features' if headless else 'outputs'} of shape {shape}"
+        raise ValueError(f"the model gives {what}, not logits (N, at least 2); create it with num_classes=, or {OTHER_TASKS}.")
+    return shape[1]
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
@@ -333,10 +545,10 @@ def _check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-def _loader(data: Dataset | DataLoader, batch_size: int, workers: int) -> DataLoader:
+def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: Callable | None = None) -> DataLoader:
     if not isinstance(data, DataLoader):
         # A loader draws a random number even if it does not shuffle: from this generator, not from the caller's.
-        data = DataLoader(data, batch_size, num_workers=workers, generator=torch.Generator())
+        data = DataLoader(data, batch_size, num_workers=workers, collate_fn=collate, generator=torch.Generator())
     if len(data) == 0:
         raise ValueError("the data set to evaluate on is empty; check the split that it comes from.")
     return data
@@ -353,7 +565,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None) -> TrainingDiverged:
-    files = [] if folder is None else _checkpoints(folder)
+    files = [] if folder is None else checkpoints(folder)
     kept = f"the last good checkpoint is {files[-1]}" if files else "there is no checkpoint yet"
     where = f"step {step + 1} of {steps}, learning rate {rate:.3g}"
     return TrainingDiverged(f"{what} at {where}; {kept}. Try a lower lr, a longer warmup or another precision.")
@@ -386,18 +598,6 @@ def _accelerator(device: str | torch.device | None, precision: str) -> Iterator[
 
 
 @contextmanager
-def _channels_last(model: nn.Module) -> Iterator[None]:
-    """The layout in which convolutions are fastest; then the old one, since the last bits of an output depend on it."""
-    contiguous = all(weight.is_contiguous() for weight in model.parameters())
-    try:
-        model.to(memory_format=torch.channels_last)
-        yield
-    finally:
-        if contiguous:
-            model.to(memory_format=torch.contiguous_format)
-
-
-@contextmanager
 def _randomness_kept() -> Iterator[None]:
     """The caller's random numbers go on as if nothing had been seeded."""
     python, array = random.getstate(), np.random.get_state()
@@ -407,83 +607,3 @@ def _randomness_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(array)
-
-
-# The checkpoints of a run.
-
-
-def _writable(folder: str | os.PathLike) -> Path:
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        why = error.strerror or error
-        raise ValueError(f"cannot write checkpoints to {folder} ({why}); choose another folder, or None.") from error
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-?????.pt"))
-
-
-def _identity(model: nn.Module, train: Dataset) -> dict:
-    """What tells this run from another one of the same settings."""
-    images, trained = getattr(train, "images", None), trained_state(model)
-    data = (getattr(images, "listing", images), getattr(train, "labels", None))  # of images on disk, which files
-    return {
-        "training images": len(train),
-        "training data": _checksum(value for value in data if isinstance(value, Tensor)),
-        "frozen weights": _checksum(value for key, value in model.state_dict().items() if key not in trained),
-        **{f"shape of {key}": str(tuple(value.shape)) for key, value in trained.items()},
-    }
-
-
-def _checksum(tensors: Iterable[Tensor]) -> str:
-    crc = 0
-    for tensor in tensors:
-        crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
-
-
-def _save(folder: Path, epoch: int, state: dict) -> None:
-    """Write beside, then rename: whenever the process dies, every checkpoint in the folder is a whole one."""
-    file = folder / f"checkpoint-{epoch:05d}.pt"
-    unfinished = file.with_suffix(".tmp")
-    with open(unfinished, "wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(unfinished, file)
-    for old in _checkpoints(folder)[:-2]:  # the last but one stays, should a disk damage the last
-        old.unlink()
-
-
-def _resume(folder: Path, run: dict, model: nn.Module, optimizer, scaler) -> list[dict]:
-    """Put the newest checkpoint into model and optimiser and return its history; without one, an empty history."""
-    files = _checkpoints(folder)
-    if not files:
-        return []
-    file, otherwise = files[-1], f"go on from {files[-2].name}" if len(files) > 1 else "start over"
-    try:
-        with zipfile.ZipFile(file) as archive:  # torch.save writes checksums, torch.load does not look at them
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        there, history = saved["run"], saved["history"]
-    except Exception as error:
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"{file} is damaged or no checkpoint of fit ({why}); delete it to {otherwise}.") from error
-    both = [(key, there.get(key, "none"), run.get(key, "none")) for key in {**there, **run}]
-    different = [f"{key} {theirs} (here {ours})" for key, theirs, ours in both if theirs != ours]
-    if different:
-        more = f" and {len(different) - 4} more" if len(different) > 4 else ""
-        raise ValueError(
-            f"{folder} holds checkpoints of another run, with {', '.join(different[:4])}{more}; choose another folder, "
-            "or delete it to start over."
-        )
-    model.load_state_dict(saved["model"], strict=False)
-    optimizer.load_state_dict(saved["optimizer"])
-    if scaler is not None:
-        scaler.load_state_dict(saved["scaler"])
-    return history

@@ -10,28 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from . import recipe
 from .anatomy import Spec, UnsupportedBackbone
 from .counting import check_choice, check_whole
 from .discovery import SHORTCUTS, checked_spec, find_parts, input_shape, skeleton
 from .hooks import Attachment
-from .recipe import (
-    Recipe,
-    active_recipe,
-    carry,
-    classifier_names,
-    declare,
-    detach,
-    keys_below,
-    named_tensors,
-    network_of,
-    own_tensors,
-    set_flags,
-    state_of,
-    strip,
-    untie_from_backbone,
-    unwrap,
-)
-from .schemes import adapt, warn_about_frozen_heads
+from .schemes import adapt
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -41,7 +25,7 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 def full(network: nn.Module) -> list[str]:
     """Every parameter, and the statistics of every normalisation layer."""
-    return list(own_tensors(network))
+    return list(recipe.own_tensors(network))
 
 
 def linear(network: nn.Module) -> list[str]:
@@ -59,7 +43,7 @@ def bias(network: nn.Module, spec: Spec | None = None) -> list[str]:
 
 def norm(network: nn.Module) -> list[str]:
     """The classifier and every normalisation layer: its weight, its bias and, since it trains, its statistics."""
-    return keys_below(network, [name for name, module in network.named_modules() if isinstance(module, NORMS)])
+    return recipe.keys_below(network, [name for name, module in network.named_modules() if isinstance(module, NORMS)])
 
 
 def prompt(network: nn.Module, size: int = 10, image_size: int | tuple[int, int] | None = None) -> list[str]:
@@ -123,7 +107,7 @@ def tune(
         ValueError: for an unknown method or option, or if nothing at all would train.
         UnsupportedBackbone: if the method needs convolutional blocks and there are none.  In each case the model is untouched.
     """
-    whole = unwrap(model)
+    whole = recipe.unwrap(model)
     check_choice(method, "method", METHODS)
     check_choice(norms, "norms", TRAINED_NORMS)
     taken = inspect.signature(adapt if method == "conv_adapter" else METHODS[method]).parameters.keys()
@@ -132,8 +116,8 @@ def tune(
         known = ", ".join(sorted(accepted)) or "no options"
         raise ValueError(f"{method!r} takes {known}; got {', '.join(sorted(unknown))}.")
     with warnings.catch_warnings(action="ignore"):  # a rehearsal on a copy without numbers: what is refused is refused here
-        prepare(detach(skeleton(whole)), method, norms, train, backbone, options)
-    prepare(detach(whole), method, norms, train, backbone, options)
+        prepare(recipe.detach(skeleton(whole)), method, norms, train, backbone, options)
+    prepare(recipe.detach(whole), method, norms, train, backbone, options)
     return model
 
 
@@ -144,49 +128,42 @@ def prepare(model: nn.Module, method: str, norms: str, train, backbone: str | No
         train_norms(model, norms)
         return model
     place = backbone or ""
-    try:
-        network = model.get_submodule(place)
-    except AttributeError as error:
-        raise ValueError(f"backbone={backbone!r} is no part of {type(model).__name__}.") from error
-    train, beside = named_tensors(model, train)
-    state, without = carry(model, place), {name for name, conv in network.named_modules() if getattr(conv, "bias", 0) is None}
+    network = recipe.part_of(model, place)
+    train, beside = recipe.named_tensors(model, train)
+    state = recipe.carry(model, place)
+    without = [name for name, conv in model.named_modules() if getattr(conv, "bias", 0) is None]
     own = [f"{place}.{key}".lstrip(".") for key in METHODS[method](network, **options)]
-    own += keys_below(model, classifier_names(model, place)) + beside
+    own += recipe.keys_below(model, recipe.classifier_names(model, place)) + beside
     if not own:
-        raise ValueError(
-            f"under {method!r} nothing of this {type(model).__name__} would train: no classifier was recognised. Name it in train=, "
-            f"for instance train=({[name for name, _ in model.named_children()][-1]!r},)."
-        )
-    state.added_biases = tuple(f"{place}.{name}".lstrip(".") for name in without if network.get_submodule(name).bias is not None)
-    declare(model, "default", Recipe(method, options, tuple(dict.fromkeys(own)), train=train))
+        what = f"under {method!r} nothing of this {type(model).__name__} would train: no classifier was recognised"
+        raise ValueError(f"{what}; name it, for instance train=({[name for name, _ in model.named_children()][-1]!r},).")
+    state.added_biases = tuple(name for name in without if model.get_submodule(name).bias is not None)
+    recipe.declare(model, "default", recipe.Recipe(method, options, tuple(dict.fromkeys(own)), train=train))
     train_norms(model, norms)
-    if method != "full":
-        warn_about_frozen_heads(model)
+    recipe.warn_about_heads(model)
     return model
 
 
 def train_norms(model: nn.Module, norms: str) -> None:
     """Add the normalisation layers that ``norms`` names (see :func:`tune`) to the recipe in use."""
-    recipe, network = active_recipe(model), network_of(model)
-    wanted = []
-    for name, module in network.named_modules():
+    declared, start, wanted = recipe.active_recipe(model), f"{recipe.state_of(model).network}.".lstrip("."), []
+    for name, module in recipe.network_of(model).named_modules():
         chosen = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
-        if chosen and isinstance(module, NORMS):
-            wanted.append(f"{state_of(model).network}.{name}".lstrip("."))
-    keys = [key for key in keys_below(model, wanted) if key not in recipe.own]
-    recipe.norms, recipe.own = norms, (*recipe.own, *keys)
-    if recipe.method == "conv_adapter":
-        untie_from_backbone(model, keys)
-    set_flags(model)
+        wanted += [f"{start}{name}"] if chosen and isinstance(module, NORMS) else []
+    keys = [key for key in recipe.keys_below(model, wanted) if key not in declared.own]
+    declared.norms, declared.own = norms, (*declared.own, *keys)
+    if declared.method == "conv_adapter":
+        recipe.untie_from_backbone(model, keys)
+    recipe.set_flags(model)
 
 
 def _block_convolutions(network: nn.Module, spec: Spec | None):
     """Every convolution inside a block, off its shortcut: (name, module)."""
     spec = None if spec is None else checked_spec(network, spec)
-    parts = find_parts(strip(skeleton(network)), spec)
+    parts = find_parts(recipe.strip(skeleton(network)), spec)
     blocks = tuple(f"{part.name}." for part in parts if part.kind == "block")
     if not blocks:
-        raise UnsupportedBackbone(f"{type(network).__name__} has no residual blocks, and this method changes their convolutions.")
+        raise UnsupportedBackbone(f"{type(network).__name__} has no residual blocks, whose convolutions this method changes.")
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and name.startswith(blocks) and not any(word in name for word in SHORTCUTS):
             yield name, module

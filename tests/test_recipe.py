@@ -243,7 +243,7 @@ def test_calls_on_the_outer_module(tmp_path):
     assert not minica.adapters(model) and all(w.requires_grad for w in model.parameters()) and torch.equal(model(x), plain)
     assert not any(hasattr(module, "_minica") for module in model.modules())
     two = nn.ModuleList([make().backbone, make().backbone])
-    with pytest.raises(ValueError, match="several parts.*'0', '1'"):
+    with pytest.raises(ValueError, match="several parts.*of '0', '1'"):
         minica.switch(two, None)
 
 

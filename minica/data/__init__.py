@@ -40,10 +40,12 @@ class ImageDataset(Dataset):
             for the benchmarks :class:`~minica.data.files.Files`, decoded whenever they are taken.
         labels: int64 (N,).
         transform: applied to one uint8 image whenever it is taken.
+        about: what an adapter file says of its training data, if it is known: ``classes``, ``input_size`` in pixels,
+            ``resize``, ``mean``, ``std``, ``training_data`` (its source) and ``licence``.
     """
 
-    def __init__(self, images: Tensor | Files, labels: Tensor, transform: torch.nn.Module) -> None:
-        self.images, self.labels, self.transform = images, labels, transform
+    def __init__(self, images: Tensor | Files, labels: Tensor, transform: torch.nn.Module, about: dict | None = None) -> None:
+        self.images, self.labels, self.transform, self.about = images, labels, transform, dict(about or {})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,7 +82,7 @@ class Task:
         A few-shot task's has the shots alone.  (A benchmark's is its publisher's list, which :func:`load` puts here.)
         """
         images, labels = (torch.cat([getattr(d, key) for d in (self.train, self.val)]) for key in ("images", "labels"))
-        return ImageDataset(images, labels, self.train.transform)
+        return ImageDataset(images, labels, self.train.transform, self.train.about)
 
     def __repr__(self) -> str:
         """How many images of which class are in which split."""
@@ -183,14 +185,17 @@ def load(
     # Pictures are tested as large as they are trained on: what is cut from a margin there has its margin cut off here.
     resize = resize or ("centre" if name in CATALOGUE and changed.crop else "squash")
     labels, sets = torch.from_numpy(data.labels), {}
+    about = {"classes": data.classes, "input_size": size, "resize": resize, "mean": mean, "std": std}
+    about |= {"training_data": data.source, "licence": data.licence}
     for split, indices in splits.items():
         images, trains = data.images[indices], split in ("train", "final")
         if isinstance(images, Files):
             images.size, images.resize = changed.decoded(size, resize) if trains else (size, resize)
-        sets[split] = ImageDataset(images, labels[indices], transform(size, mean, std, changed if trains else "none"))
+        applied = transform(size, mean, std, changed if trains else "none")
+        sets[split] = ImageDataset(images, labels[indices], applied, about)
     final = sets.pop("final", None)
-    about = {"source": data.source, "licence": data.licence, "citation": data.citation}
-    loaded = Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **about)
+    legal = {"source": data.source, "licence": data.licence, "citation": data.citation}
+    loaded = Task(data.name, data.classes, **sets, size=size, resize=resize, mean=mean, std=std, augment=augment, **legal)
     if final is not None:
         loaded.final = final  # in place of the property's
     return loaded

@@ -18,7 +18,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ..hooks import Attachment, Site
+from ..profiling import modes_kept
 from ..recipe import frozen_running_stats
+from .layout import channels_last
 
 CHECKED = 32  # how many images of a data set are read twice, to see that they do not change
 
@@ -122,24 +124,19 @@ def _train_forward(model: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
     """One pass as in training that leaves no trace but in the random numbers, which :func:`minica.fit` sets anew."""
     before = {key: value.clone() for key, value in model.named_buffers()}
     torch.manual_seed(seed)
-    model.train()
-    for norm in frozen_running_stats(model):
-        norm.eval()
-    try:
-        return _logits(model, images)
-    finally:
-        for key, value in model.named_buffers():
-            value.copy_(before[key])
-        model.eval()
+    with modes_kept(model):
+        model.train()
+        for norm in frozen_running_stats(model):
+            norm.eval()
+        try:
+            return _logits(model, images)
+        finally:
+            for key, value in model.named_buffers():
+                value.copy_(before[key])
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     return model(channels_last(images.to(next(model.parameters()).device)))
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """In the layout in which convolutions are fastest; pooled features and tokens have no layouts."""
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 @contextmanager
@@ -172,14 +169,16 @@ def _outputs(model: nn.Module, cut: nn.Module, loader: DataLoader) -> TensorData
     maps, labels = [], []
     hook = cut.register_forward_pre_hook(stop, prepend=True)
     try:
-        for images, targets in loader:
-            try:
-                _logits(model, images)
-            except _Reached as reached:
-                maps.append(reached.args[0].cpu())
-                labels.append(targets)
-            if len(maps) == 1:
-                _check_memory(maps[0], len(loader))
+        with modes_kept(model):
+            model.eval()
+            for images, targets in loader:
+                try:
+                    _logits(model, images)
+                except _Reached as reached:
+                    maps.append(reached.args[0].cpu())
+                    labels.append(targets)
+                if len(maps) == 1:
+                    _check_memory(maps[0], len(loader))
     finally:
         hook.remove()
     return TensorDataset(torch.cat(maps), torch.cat(labels))

@@ -1,0 +1,26 @@
+"""The layout in memory, channels last, in which convolutions are fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) in this layout; pooled features and tokens have no layouts and stay as they are."""
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+
+@contextmanager
+def in_channels_last(model: nn.Module) -> Iterator[None]:
+    """The weights in this layout; then in the old one, since the last bits of an output depend on it."""
+    contiguous = all(weight.is_contiguous() for weight in model.parameters())
+    try:
+        model.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        if contiguous:
+            model.to(memory_format=torch.contiguous_format)

@@ -1,0 +1,1 @@
+"""Networks that timm lacks; nothing here imports the rest of the package."""
