@@ -159,13 +159,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-?????.pt"))
 
 
-def save(folder: Path, epoch: int, state: dict) -> None:
+def save(folder: Path, run: dict, history: list[dict], trained: dict, best: dict, optimizer: Any, scaler: Any) -> None:
     """Stream a checkpoint to disk and put it in its place at once; the last but one stays, should a disk damage the last.
 
     Raises:
         OSError: naming the file, if the disk is full for instance.  Older checkpoints stay, and nothing half written.
     """
-    file = folder / f"checkpoint-{epoch:05d}.pt"
+    file, state = folder / f"checkpoint-{len(history):05d}.pt", {"run": run, "history": history, "model": trained, "best": best}
+    state |= {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict()}
     try:
         write_atomically(file, lambda stream: torch.save(state, stream))
     except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a stream's OSError
