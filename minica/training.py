@@ -23,9 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast, broadcast_object_list, patch_environment, send_to_device, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
@@ -33,11 +31,12 @@ from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget
 
 from .backbones import normalization
 from .fast.caching import cache_prefix
+from .fast.devices import accelerator_on, usable_device
 from .fast.layout import channels_last, in_channels_last
 from .fast.lean import lean as lean_form
 from .profiling import modes_kept
 from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
-from .run_folder import checkpoints, identity, locked, nested, restore, resume, save, writable
+from .run_folder import checkpoints, identity, locked, nested, restore, resume, save
 
 PRECISIONS = ("no", "bf16", "fp16")
 MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
@@ -153,16 +152,15 @@ def fit(
     loaders = [_loader(data, batch_size, workers, collate) for data in sets]
     about = _about(train)
     _check_normalization(model, about)
-    folder = None if folder is None else writable(folder)
 
-    with _accelerator(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
+    with accelerator_on(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
         end.callback(model.eval)  # after an interrupt too: a norm left in training mode would go on learning
         device, processes, main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
         if batch_size % (processes * accumulate):
             times = f" times accumulate={accumulate}" * (accumulate > 1)
             raise ValueError(f"batch_size must be a multiple of the {processes} processes{times}, got {batch_size}.")
         if folder is not None:
-            end.enter_context(locked(folder, main))
+            folder = end.enter_context(locked(folder, main))
         model.to(device)
         skipping = nullcontext()
         if cache:
@@ -303,7 +301,7 @@ def evaluate(
     For batches that are not made by default, give a DataLoader with its ``collate_fn``.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
         return _measured(model.eval(), loader, metrics)
 
 
@@ -325,7 +323,7 @@ def predict(
             the classifier does not have, or outputs that are no logits of at least two classes.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
         return _collect(model.eval(), loader)
 
 
@@ -460,10 +458,8 @@ def _check_arguments(given: dict) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     if isinstance(train, DataLoader) or not (hasattr(train, "__getitem__") and hasattr(train, "__len__")):
-        raise ValueError(
-            f"train must be a data set with len() and indexing, got {type(train).__name__}; fit shuffles and makes the "
-            "batches itself, so of a DataLoader give its .dataset."
-        )
+        what = f"train must be a data set with len() and indexing, got {type(train).__name__}"
+        raise ValueError(f"{what}; fit shuffles and makes the batches itself, so of a DataLoader give its .dataset.")
     if len(train) == 0:
         raise ValueError("the training set is empty; check the split that it comes from.")
     if "loss" in given and ("class_weights" in given or given["label_smoothing"]):
@@ -522,10 +518,8 @@ def _count_classes(model: nn.Module, logits: Any) -> int:
 def _check_labels(labels: Tensor, classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):  # left to CUDA, this is a device assert that names nothing and ends the process's use of the GPU
-        raise ValueError(
-            f"label {wrong[0].item()} is not among the classifier's {classes} classes, 0 to {classes - 1}; create the "
-            "backbone with the data's num_classes."
-        )
+        has = f"{classes} classes, 0 to {classes - 1}"
+        raise ValueError(f"label {wrong[0]} is not among the classifier's {has}; create it with the data's num_classes.")
 
 
 def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: Callable | None = None) -> DataLoader:
@@ -537,16 +531,6 @@ def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: 
     return data
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); try 'cpu' or None.") from error
-
-
 def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None) -> TrainingDiverged:
     files = [] if folder is None else checkpoints(folder)
     kept = f"the last good checkpoint is {files[-1]}" if files else "there is no checkpoint yet"
@@ -555,29 +539,6 @@ def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None
 
 
 # What is put back after a run.
-
-
-@contextmanager
-def _accelerator(device: str | torch.device | None, precision: str) -> Iterator[Accelerator]:
-    """Accelerate keeps device and precision in process-wide singletons: a notebook's second fit could not change them,
-    and a caller's own accelerator would decide for us.  So they are emptied for a run and put back after it."""
-    wanted = _device(device)
-    if precision == "fp16" and wanted.type == "cpu":
-        raise ValueError("precision 'fp16' needs a GPU; on the CPU choose 'bf16' or 'no'.")
-    # Left to itself Accelerate prefers MPS to the CPU, and takes the first GPU or, of several processes, each its own.
-    numbered = device is not None and torch.device(device).index is not None
-    singletons = (AcceleratorState, PartialState, GradientState)
-    before = [dict(singleton._shared_state) for singleton in singletons]
-    try:
-        for singleton in singletons:
-            singleton._reset_state()
-        with patch_environment(**({"ACCELERATE_TORCH_DEVICE": wanted} if numbered else {})):
-            accelerator = Accelerator(cpu=wanted.type == "cpu", mixed_precision=precision)
-        yield accelerator
-    finally:
-        for singleton, state in zip(singletons, before, strict=True):
-            singleton._reset_state()
-            singleton._shared_state.update(state)
 
 
 @contextmanager
