@@ -186,7 +186,7 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     checksum, _, described = metadata["minica"].partition(" ")
     if _checksum(described, tensors) != checksum:
         raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
-    config = _parsed(described, file, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
+    config = _parsed(described, file, FORMAT, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
     shown = {key: value for key, value in config.items() if key != "frozen"}
     try:
         differs = json.loads((folder / CONFIG).read_bytes()) != shown
@@ -202,7 +202,7 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     file = _regular(folder / CONFIG)
     if file.stat().st_size > LARGEST_HEADER:
         raise AdapterFileError(f"{file} is damaged: it has {file.stat().st_size:,} bytes. Get the adapter again.")
-    config = _parsed(file.read_bytes(), file, {"format": int, "backbone_sha256": str, "weights_sha256": str})
+    config = _parsed(file.read_bytes(), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
         raise AdapterFileError(
             f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
@@ -225,7 +225,7 @@ def _regular(file: Path) -> Path:
         raise AdapterFileError(f"{what}. Give the folder that save_adapter wrote.") from error
 
 
-def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
+def _parsed(text: str | bytes, file: Path, format: int, kinds: dict[str, type]) -> dict:
     """A configuration in which these entries, and those that both formats have, are of their kinds."""
     try:
         config = json.loads(text)
@@ -233,8 +233,9 @@ def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
             raise ValueError("no table")
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} is damaged: not JSON ({_short(error)}). Get the adapter again.") from error
-    if config.get("format") not in (None, 1, FORMAT):
-        raise AdapterFileError(f"{file} has format {config['format']!r}; this minica reads 1 and {FORMAT}. Update minica.")
+    if config.get("format", format) != format:
+        what = f"{file} has format {config['format']!r}, where {format} is expected"
+        raise AdapterFileError(f"{what}; this minica reads 1 and {FORMAT}. Get the adapter again, or update minica.")
     kinds = {"backbone": str, "method": str, "options": dict} | kinds
     if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
         what = f"{file} was not written by minica (no {', '.join(wrong)})"
