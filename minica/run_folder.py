@@ -175,7 +175,7 @@ def resume(folder: Path, run: dict, model: nn.Module, optimizer: Any, scaler: An
     file, otherwise = files[-1], f"go on from {files[-2].name}" if len(files) > 1 else "start over"
     try:
         saved = _read(file)
-        there, history, best, trained, steps = (saved[key] for key in ("run", "history", "best", "model", "optimizer"))
+        there, history, trained, steps = (saved[key] for key in ("run", "history", "model", "optimizer"))
     except Exception as error:
         why = str(error).partition("\n")[0]
         raise ValueError(f"{file} is damaged or no checkpoint of fit ({why}); delete it to {otherwise}.") from error
@@ -189,7 +189,7 @@ def resume(folder: Path, run: dict, model: nn.Module, optimizer: Any, scaler: An
     optimizer.load_state_dict(steps)
     if scaler is not None:
         scaler.load_state_dict(saved["scaler"])
-    return history, best
+    return history, saved.get("best", {})
 
 
 def _read(file: Path) -> dict:

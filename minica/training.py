@@ -422,7 +422,7 @@ def _labelled(batch: Any, data: Any, collate: Callable | None = None) -> tuple[T
     batch = batch if collate is None else collate(batch)
     if not (isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
         raise ValueError(f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}; {OTHER_TASKS}.")
-    images, labels = batch
+    images, labels = batch[0], torch.from_numpy(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
     if isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels):
         names = _about(data).get("classes", ())
         if unknown := set(labels) - set(names):
@@ -430,7 +430,12 @@ def _labelled(batch: Any, data: Any, collate: Callable | None = None) -> tuple[T
             raise ValueError(f"label {min(unknown)!r} is text, and not among the data set's {known}; number labels from 0.")
         labels = torch.tensor([names.index(label) for label in labels])
     what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-    if not isinstance(labels, Tensor) or labels.dtype.is_floating_point or tuple(labels.shape[1:]) not in ((), (1,)):
+    if (
+        not isinstance(labels, Tensor)
+        or torch.is_floating_point(labels)
+        or labels.is_complex()
+        or labels.shape[1:] not in ((), (1,))
+    ):
         raise ValueError(f"labels must be one whole number an image, (N,) or (N, 1), got {what}; {OTHER_TASKS}.")
     return images, labels.flatten().long()
 

@@ -55,6 +55,17 @@ def test_whole_numbers_of_any_kind(kind):
     assert torch.equal(labels, Pictures(9).labels) and labels.dtype == torch.int64
 
 
+def test_labels_of_numpy_from_a_collate_of_ones_own():
+    def collate(items):
+        images, labels = zip(*items, strict=True)
+        return torch.stack(images), np.array(labels, np.uint16)
+
+    expected, found = tiny(), tiny()
+    history = train(expected, None, Pictures(9))
+    assert without_seconds(train(found, None, Pictures(9), collate=collate)) == without_seconds(history)
+    assert same(expected.state_dict(), found.state_dict())
+
+
 def test_text_is_numbered_by_the_classes():
     names = ("cat", "ant", "dog")
     expected, found, cached = tiny(), tiny(), tiny()
