@@ -26,7 +26,6 @@ from . import recipe
 from .atomic import write_atomically
 from .backbones import backbone_name
 from .discovery import skeleton
-from .hooks import sites
 from .tuning import prepare
 
 ADAPTERS = Path(__file__).parent / "shipped_adapters"  # adapters that come with the package, a folder each
@@ -76,18 +75,9 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
         raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
     trained = recipe.trained_state(model)
     tensors = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}
-    config = {
-        "format": FORMAT,
-        "backbone": backbone_name(recipe.network_of(model)),
-        "inside": state.network,
-        "method": declared.method,
-        "name": state.active,
-        "options": declared.options,
-        "norms": declared.norms,
-        "train": declared.train,
-        "num_tensors": len(tensors),
-        "num_parameters": sum(value.numel() for value in tensors.values()),
-    }
+    made = dict(method=declared.method, name=state.active, options=declared.options, norms=declared.norms, train=declared.train)
+    config = dict(format=FORMAT, backbone=backbone_name(recipe.network_of(model)), inside=state.network, **made)
+    config |= dict(num_tensors=len(tensors), num_parameters=sum(value.numel() for value in tensors.values()))
     if reserved := about.keys() & {*config, "frozen"}:
         raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
     config |= declared.about | ({} if task is None else task.train.about) | about
@@ -138,13 +128,13 @@ def file_key(model: nn.Module, key: str) -> str:
     Relative to the network, without the name of the set of adapters, and with ``stages_0`` and ``stem_conv``, as timm's feature
     pyramids call them, as ``stages.0`` and ``stem.conv``.  What lies outside the network begins with a colon.
     """
-    network = f"{place}." if (state := recipe.state_of(model)) is not None and (place := state.network) else ""
+    state = recipe.state_of(model)
+    network = f"{state.network}." if state is not None and state.network else ""
     if not key.startswith(network):
         return f":{key}"
     key = key.removeprefix(network)
-    for site, _ in sites(recipe.network_of(model)):
-        if key.startswith(f"{site}."):
-            key = f"{site}.{key[len(site) + 1 :].partition('.')[2]}"
+    if recipe.adapter_names(model):
+        key = re.sub(r"((^|\.)(conv|residual|stage)_adapter)\.\w+\.", r"\1.", key)
     return _canonical(key)
 
 
@@ -196,7 +186,7 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     checksum, _, described = metadata["minica"].partition(" ")
     if _checksum(described, tensors) != checksum:
         raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
-    config = _parsed(described, file, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
+    config = _parsed(described, file, FORMAT, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
     shown = {key: value for key, value in config.items() if key != "frozen"}
     try:
         differs = json.loads((folder / CONFIG).read_bytes()) != shown
@@ -212,7 +202,7 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     file = _regular(folder / CONFIG)
     if file.stat().st_size > LARGEST_HEADER:
         raise AdapterFileError(f"{file} is damaged: it has {file.stat().st_size:,} bytes. Get the adapter again.")
-    config = _parsed(file.read_bytes(), file, {"format": int, "backbone_sha256": str, "weights_sha256": str})
+    config = _parsed(file.read_bytes(), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
         raise AdapterFileError(
             f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
@@ -235,7 +225,7 @@ def _regular(file: Path) -> Path:
         raise AdapterFileError(f"{what}. Give the folder that save_adapter wrote.") from error
 
 
-def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
+def _parsed(text: str | bytes, file: Path, format: int, kinds: dict[str, type]) -> dict:
     """A configuration in which these entries, and those that both formats have, are of their kinds."""
     try:
         config = json.loads(text)
@@ -243,8 +233,9 @@ def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
             raise ValueError("no table")
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} is damaged: not JSON ({_short(error)}). Get the adapter again.") from error
-    if config.get("format") not in (None, 1, FORMAT):
-        raise AdapterFileError(f"{file} has format {config['format']!r}; this minica reads 1 and {FORMAT}. Update minica.")
+    if config.get("format", format) != format:
+        what = f"{file} has format {config['format']!r}, where {format} is expected"
+        raise AdapterFileError(f"{what}; this minica reads 1 and {FORMAT}. Get the adapter again, or update minica.")
     kinds = {"backbone": str, "method": str, "options": dict} | kinds
     if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
         what = f"{file} was not written by minica (no {', '.join(wrong)})"
@@ -348,9 +339,8 @@ def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:
     """
     wanted = {file_key(rehearsal, key): value for key, value in recipe.trained_tensors(rehearsal).items()}
     here = {file_key(rehearsal, key).rpartition(".")[0] for key in recipe.own_tensors(rehearsal)}
-    own, frozen = {file_key(rehearsal, key) for key in recipe.active_recipe(rehearsal).own}, file.config.get("frozen", wanted)
-    missing = sorted(key for key in wanted.keys() - file.tensors.keys() if key not in own or key in frozen)
-    left_out = sorted(file.tensors.keys() - wanted.keys())
+    own = {file_key(rehearsal, key) for key in recipe.active_recipe(rehearsal).own if "frozen" in file.config}
+    missing, left_out = sorted(wanted.keys() - file.tensors.keys() - own), sorted(file.tensors.keys() - wanted.keys())
     extra = [key for key in left_out if re.split(r"\.\w+_adapter\.", key.rpartition(".")[0])[0] in here]
     if missing or extra:
         what = f"{len(missing)} tensors are missing ({missing[:2]}), {len(extra)} have no place ({extra[:2]})"
@@ -369,23 +359,21 @@ def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:
 
 def _check_backbone(model: nn.Module, rehearsal: nn.Module, file: AdapterFile) -> None:
     """Every frozen tensor that both models have is the same, bit for bit, and one of them has all that the other has."""
-    own = {key: value for key, value in recipe.own_backbone(model).items() if key not in recipe.active_recipe(rehearsal).own}
+    trained, own = recipe.active_recipe(rehearsal).own, recipe.own_backbone(model)
     if "frozen" not in file.config:
         found = hashlib.sha256()
-        for key in (key for key in model.state_dict() if key in own):  # in this order
+        for key in (key for key in model.state_dict() if key in own and key not in trained):  # in this order
             found.update(key.encode())
             found.update(own[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         different = "the frozen tensors differ" if found.hexdigest() != file.config["backbone_sha256"] else None
     else:
         mine, theirs = {file_key(rehearsal, key): value for key, value in own.items()}, file.config["frozen"]
         changed = [key for key in mine.keys() & theirs.keys() if recipe.digest(mine[key]) != theirs[key]]
-        new = [key for key in mine.keys() - theirs.keys() - file.tensors.keys() if not key.startswith(":")]
+        new = mine.keys() - theirs.keys() - file.tensors.keys() - {file_key(rehearsal, key) for key in trained}
         gone = [key for key in theirs.keys() - mine.keys() if not key.startswith(":")]
         different = f"{len(changed)} frozen tensors differ, such as {min(changed)!r}" if changed else None
-        if new and gone or (theirs and not mine.keys() & theirs.keys()):
+        if (gone and [key for key in new if not key.startswith(":")]) or (theirs and not mine.keys() & theirs.keys()):
             different = f"{len(gone)} frozen tensors are not here, such as {min(gone, default=None)!r}"
     if different:
-        remedy = (
-            f"Load the pre-trained weights that it was trained on, in their precision (here {next(model.parameters()).dtype})."
-        )
+        remedy = f"Load the weights that it was trained on, in their precision (here {next(model.parameters()).dtype})."
         raise file.error(f"was trained on other weights of {file.config['backbone']!r}: {different}. {remedy}")

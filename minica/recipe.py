@@ -20,7 +20,6 @@ from .adapter import ConvAdapter
 from .discovery import check_module
 from .hooks import (
     AdaptersDetached,
-    Attachment,
     Site,
     attachments,
     lost_hook,
@@ -108,9 +107,7 @@ def carrier(model: nn.Module) -> nn.Module:
     """
     found = check_parts(model)
     if len(found) > 1:
-        raise ValueError(
-            f"several parts of the model were adapted by themselves, {', '.join(map(repr, found))}; give one of them."
-        )
+        raise ValueError(f"several parts of the model were adapted by themselves: give one, of {', '.join(map(repr, found))}.")
     return next(iter(found.values()), unwrap(model))
 
 
@@ -193,12 +190,15 @@ def classifier_names(model: nn.Module, network: str = "") -> list[str]:
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's own parameters and persistent buffers, by state-dict key; nothing that was added."""
     added = tuple(f"{name}." for name in attachments(model))
+    return {key: value for key, value in _tensors(model).items() if not key.startswith(added)}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
     found = dict(model.named_parameters(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}".lstrip(".")] = buffer
-    return {key: value for key, value in found.items() if not key.startswith(added)}
+        saved = module._buffers.keys() - module._non_persistent_buffers_set
+        found |= {f"{prefix}.{name}".lstrip("."): module._buffers[name] for name in sorted(saved)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def own_backbone(model: nn.Module) -> dict[str, Tensor]:
@@ -239,18 +239,20 @@ def _from_the_top(key: str) -> Iterator[str]:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What the recipe in use consists of, by state-dict key; of a model without one, what requires a gradient.
+    """What the recipe in use consists of, by state-dict key.
 
-    Without a recipe, a layer that trains entirely brings its buffers, such as a BatchNorm's statistics.
+    Without a recipe it is what requires a gradient, and the statistics that are not frozen.
 
     Raises:
         AdaptersDetached: if a tensor of the recipe is gone.
     """
-    recipe = active_recipe(model)
-    if recipe is None:
-        return {} if state_of(model) is not None else _require_grad(model)
-    own, found = own_tensors(model), {}
-    for key in recipe.own:
+    if state_of(model) is None:
+        frozen = set(frozen_running_stats(model))
+        moving = [name for name, module in model.named_modules() if _running(module) and module not in frozen]
+        trains = {key: value.requires_grad or key.rpartition(".")[0] in moving for key, value in _tensors(model).items()}
+        return {key: value for key, value in _tensors(model).items() if trains[key]}
+    recipe, own, found = active_recipe(model), own_tensors(model), {}
+    for key in () if recipe is None else recipe.own:
         if key in own:
             found[key] = own[key]
         elif not isinstance(module_at(model, key.rpartition(".")[0]), nn.Identity):  # which timm puts where a classifier was
@@ -260,27 +262,13 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def attached_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of what was added and is in use."""
-    network, start = network_of(model), f"{state_of(model).network}.".lstrip(".")
     found = {}
-    for name in attachments(network):
-        attachment, prefix = network.get_submodule(name), f"{start}{name}."
+    for name in attachments(model):
+        attachment = model.get_submodule(name)
         if isinstance(attachment, Site):
-            if attachment.active is None:
-                continue
-            attachment, prefix = attachment[attachment.active], f"{prefix}{attachment.active}."
-        found |= {f"{prefix}{key}": value for key, value in attachment.state_dict(keep_vars=True).items()}
-    return found
-
-
-def _require_grad(model: nn.Module) -> dict[str, Tensor]:
-    found = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        every = dict(module.named_parameters(recurse=False))
-        own = {key: weight for key, weight in every.items() if weight.requires_grad}
-        if own and len(own) == len(every):
-            saved = module.state_dict(keep_vars=True)  # leaves out buffers that are not persistent
-            own |= {key: buffer for key, buffer in module.named_buffers(recurse=False) if key in saved}
-        found |= {f"{prefix}.{key}".lstrip("."): value for key, value in own.items()}
+            name, attachment = f"{name}.{attachment.active}", attachment[attachment.active] if attachment.active else None
+        if attachment is not None:
+            found |= {f"{name}.{key}": value for key, value in attachment.state_dict(keep_vars=True).items()}
     return found
 
 
@@ -303,14 +291,12 @@ def check_flags(model: nn.Module) -> None:
         AdaptersDetached: if adapters are no longer where they were put.
     """
     for prefix, part in check_parts(model).items():
-        trained = trained_tensors(part)
+        trained = {} if state_of(part).folded else trained_tensors(part)
         for key, weight in part.named_parameters():
-            if weight.requires_grad != (key in trained and weight.is_floating_point() and not state_of(part).folded):
+            if weight.requires_grad != (key in trained and weight.is_floating_point()):
                 does, should = ("trains", "freezes") if weight.requires_grad else ("is frozen", "trains")
                 what = f"{f'{prefix}.{key}'.lstrip('.')!r} {does}, and the recipe of the model {should} it"
-                raise ValueError(
-                    f"{what}: name what trains in train= of minica.adapt or minica.tune, and leave requires_grad alone."
-                )
+                raise ValueError(f"{what}: name what trains in train= of minica.adapt or tune, and leave requires_grad alone.")
 
 
 def warn_about_heads(model: nn.Module) -> None:
@@ -318,17 +304,17 @@ def warn_about_heads(model: nn.Module) -> None:
 
     Parts of a timm network are its own, pre-trained; so is everything beside a classifier that was recognised.
     """
-    state, found = state_of(model), []
-    if not state.network and (hasattr(model, "get_classifier") or keys_below(model, classifier_names(model))):
+    place, found = state_of(model).network, []
+    if not place and (hasattr(model, "get_classifier") or keys_below(model, classifier_names(model))):
         return
-    networks = [
-        name for name, module in model.named_modules() if isinstance(module, Attachment) or hasattr(module, "get_classifier")
-    ]
-    for name, module in model.named_modules():
-        if any(f"{name}.".startswith(f"{other}.") for other in [*networks, *filter(None, [state.network])]):
-            found.clear()
-        elif not any(f"{other}.".startswith(f"{name}." if name else "") for other in networks) and any(True for _ in module.parameters()):
-            found += [] if any(f"{name}.".startswith(f"{other}.") for other in found) else [name]
+    timm = [name for name, module in model.named_modules() if hasattr(module, "get_classifier")]
+    known = [f"{name}." for name in [*attachments(model), *timm, *filter(None, [place])]]
+    for name, _ in model.named_modules():
+        here = f"{name}." if name else ""
+        if here.startswith(tuple(known)):
+            found.clear()  # what stands before the network, or in it, is none
+        elif not any(other.startswith(here) for other in known) and not here.startswith(tuple(f"{other}." for other in found)):
+            found += [name] if keys_below(model, [name]) else []
     own = set(active_recipe(model).own)
     if frozen := [name for name in found if not own.issuperset(keys_below(model, [name]))]:
         names = ", ".join(map(repr, frozen))
@@ -364,7 +350,7 @@ def declare(model: nn.Module, name: str, recipe: Recipe) -> None:
 
 def set_flags(model: nn.Module) -> None:
     """Let exactly what the recipe in use consists of require a gradient, and freeze the running statistics of the rest."""
-    trained = set() if state_of(model).folded else trained_tensors(model).keys()
+    trained = {} if state_of(model).folded else trained_tensors(model)
     for key, weight in model.named_parameters():
         weight.requires_grad_(key in trained and weight.is_floating_point())
     freeze_running_stats(model)
@@ -490,37 +476,30 @@ def _take_sets(model, state_dict, prefix, local_metadata, strict, missing_keys, 
 
     A checkpoint without the set in use, such as one of the plain backbone, gives its classifier to both.
     """
-    state = state_of(model)
-    own = own_tensors(model)
+    state, own = state_of(model), own_tensors(model)
 
-    def take(key: str, tensors: dict[str, Tensor], name: str, remove: bool = True) -> None:
-        value = state_dict.pop(prefix + key) if remove else state_dict[prefix + key]
-        target = tensors[name]
-        if value.shape != target.shape:
+    def take(key: str, tensors: dict[str, Tensor], name: str) -> None:
+        value, target = state_dict.pop(prefix + key, None), tensors[name]
+        if value is None:
+            missing_keys.append(prefix + key)
+        elif value.shape != target.shape:
             error_msgs.append(f"size mismatch for {prefix}{key}: {tuple(value.shape)} in the file, {tuple(target.shape)} here.")
         elif local_metadata.get("assign_to_params_buffers"):
             tensors[name] = nn.Parameter(value, False) if isinstance(target, nn.Parameter) else value
         else:
-            with torch.no_grad():
-                target.copy_(value)
+            target.detach().copy_(value)
 
     for name, tensors in state.aside.items():
         for key in tensors:
-            if prefix + set_key(key, name) in state_dict:
-                take(set_key(key, name), tensors, key)
-            else:
-                missing_keys.append(prefix + set_key(key, name))
-    active = () if state.active is None else state.recipes[state.active].own
-    for key in [key for key in state.backbone if key in active and key in own]:
-        mine = prefix + set_key(key, state.active)
-        plain_only = mine not in state_dict
-        if prefix + key in state_dict:
-            fits = state_dict[prefix + key].shape == own[key].shape
-            take(key, state.backbone, key, remove=not (plain_only and fits))
-        else:
-            missing_keys.append(prefix + key)
-        if not plain_only:
-            state_dict[prefix + key] = state_dict.pop(mine)
+            take(set_key(key, name), tensors, key)
+    for key in () if state.active is None else state.recipes[state.active].own:
+        if key in state.backbone and key in own:
+            given = state_dict.pop(prefix + set_key(key, state.active), None)
+            if given is None and (given := state_dict.get(prefix + key)) is not None and given.shape != own[key].shape:
+                given = None
+            take(key, state.backbone, key)
+            if given is not None:
+                state_dict[prefix + key] = given
 
 
 def _note_loaded(model: nn.Module, incompatible_keys) -> None:
@@ -550,12 +529,6 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, ConvAdapter
 def adapter_names(model: nn.Module) -> list[str]:
     """The names of all sets of adapters that the model holds."""
     return sorted({name for _, site in sites(model) for name in site})
-
-
-def active_set(model: nn.Module) -> str | None:
-    """The name of the set of adapters in use."""
-    state = state_of(model)
-    return state.active if state is not None and adapter_names(model) else None
 
 
 def switch(model: nn.Module, name: str | None) -> nn.Module:

@@ -23,9 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast, broadcast_object_list, patch_environment, send_to_device, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
@@ -33,19 +31,21 @@ from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget
 
 from .backbones import normalization
 from .fast.caching import cache_prefix
+from .fast.devices import accelerator_on, usable_device
 from .fast.layout import channels_last, in_channels_last
 from .fast.lean import lean as lean_form
 from .profiling import modes_kept
 from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
-from .run_folder import checkpoints, identity, locked, nested, restore, resume, save, writable
+from .run_folder import checkpoints, identity, locked, nested, restore, resume, save
 
 PRECISIONS = ("no", "bf16", "fp16")
 MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
 COUNTS = {"epochs": 1, "batch_size": 1, "seed": 0, "accumulate": 1, "patience": 1, "workers": 0}  # the least of each
 RANGES = {"lr": math.inf, "weight_decay": math.inf, "warmup": 1, "label_smoothing": 1, "clip": math.inf}  # from 0 to each
+OPTIONAL = ("loss", "class_weights", "collate", "metrics", "patience", "clip")  # arguments that may be None
 # What a run is known by, beside what run_folder.identity finds in data and model.
-SETTINGS = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "precision", "loss", "class_weights")
-SETTINGS += ("label_smoothing", "collate", "monitor", "patience", "accumulate", "clip")
+SETTINGS = ("epochs", "lr", "weight_decay", "warmup", "seed", "accumulate", "batch_size", "precision", "clip", "loss")
+SETTINGS += ("class_weights", "label_smoothing", "collate", "monitor", "patience")
 ALONE = SimpleNamespace(autocast=nullcontext, gather_for_metrics=lambda rows: rows)  # in the place of an Accelerator
 OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
@@ -147,39 +147,35 @@ def fit(
     _check_model(model)
     run = {key: _setting(given[key]) for key in SETTINGS} | {"validation": val is not None}
     run["batch_size"] = batch_size = min(run["batch_size"], len(train))
-    epochs, lr, weight_decay, warmup, seed = (run[key] for key in ("epochs", "lr", "weight_decay", "warmup", "seed"))
-    sets, classifies, measured = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
+    epochs, lr, weight_decay, warmup, seed, accumulate = (run[key] for key in SETTINGS[:6])
+    sets, classifies, scores = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
     loaders = [_loader(data, batch_size, workers, collate) for data in sets]
-    about, *others = (_about(loader.dataset) for loader in loaders)
-    names = about.get("classes")
-    if classifies and measured and others[0].get("classes", names) != names:
-        raise ValueError(f"val has the classes {others[0]['classes']!r:.200}, train {names!r:.200}; load both with the same.")
+    about = _about(train)
     _check_normalization(model, about)
-    folder = None if folder is None else writable(folder)
 
-    with _accelerator(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
+    with accelerator_on(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
         end.callback(model.eval)  # after an interrupt too: a norm left in training mode would go on learning
         device, processes, main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
         if batch_size % (processes * accumulate):
-            parts = f"the {processes} processes" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
-            raise ValueError(f"batch_size must be a multiple of {parts}, got {batch_size}.")
+            times = f" times accumulate={accumulate}" * (accumulate > 1)
+            raise ValueError(f"batch_size must be a multiple of the {processes} processes{times}, got {batch_size}.")
         if folder is not None:
-            end.enter_context(locked(folder, main))
+            folder = end.enter_context(locked(folder, main))
         model.to(device)
         skipping = nullcontext()
         if cache:
-            keep = partial(_labelled, names=names, collate=default_collate) if classifies else None
+            keep = partial(_labelled, data=train, collate=default_collate) if classifies else None
             with accelerator.autocast():
                 kept, skipping = cache_prefix(model, [_loader(data, batch_size, workers, keep) for data in sets])
             if kept:
                 loaders, workers = [_loader(data, batch_size, 0) for data in kept], 0
-        seen, order, pinned = loaders[0].dataset, torch.Generator(), device.type == "cuda"
+        seen, order, pin = loaders[0].dataset, torch.Generator(), device.type == "cuda"
         an_epoch = len(seen) // batch_size  # in steps
         sampler = RandomSampler(seen, num_samples=an_epoch * batch_size, generator=order)
-        options = dict(sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pinned)
+        options = dict(sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin)
         batches = DataLoader(seen, batch_size // processes // accumulate, **options)
         batches = accelerator.prepare_data_loader(batches, device_placement=False)  # labels are checked on the CPU
-        val_batches = accelerator.prepare_data_loader(loaders[1], device_placement=False) if measured else loaders[-1]
+        val_batches = accelerator.prepare_data_loader(loaders[1], device_placement=False) if scores else loaders[-1]
         optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr))
         history, best = [], {}
         if folder is not None:
@@ -192,7 +188,7 @@ def fit(
         end.callback(optimizer.zero_grad)
         net = DistributedDataParallel(model) if processes > 1 else model  # averages gradients over the processes
         if classifies:
-            weights = None if class_weights is None else torch.tensor(run["class_weights"], device=device)
+            weights = None if class_weights is None else torch.tensor(run["class_weights"], dtype=torch.float32, device=device)
             loss = partial(cross_entropy, class_weights=weights, label_smoothing=label_smoothing)
         steps, done, so_far = epochs * an_epoch, len(history) * an_epoch, 0
 
@@ -213,15 +209,15 @@ def fit(
                     step, part = divmod(at, accumulate)
                     if at == done * accumulate:  # once, and with a batch: items taken for this alone would be taken twice
                         with _randomness_kept(), modes_kept(model), accelerator.autocast():
-                            classes = _check_task(model, loaders[0], batch, run["class_weights"]) if classifies else None
-                            if measured:
-                                _check_task(model, loaders[1], _first(loaders[1]))
+                            classes = _check_task(model, loaders[0], batch, train, run["class_weights"]) if classifies else None
+                            if scores:
+                                _check_task(model, loaders[1], _first(loaders[1]), val)
                         remember_training_data(model, about)
                     if classifies:
-                        batch = _labelled(batch, names)
+                        batch = _labelled(batch, train)
                         _check_labels(batch[1], classes)
                     with accelerator.autocast():
-                        share = loss(net, send_to_device(batch, device, non_blocking=pinned))
+                        share = loss(net, send_to_device(batch, device, non_blocking=pin))
                     if not (isinstance(share, Tensor) and share.ndim == 0 and share.requires_grad):
                         raise ValueError(f"loss must return one number that depends on what trains, got {share!r:.200}.")
                     accelerator.backward(share / accumulate)
@@ -253,14 +249,7 @@ def fit(
                 if patience is not None and _best(history, monitor) == epoch:
                     best = {key: value.cpu().clone() for key, value in trained.items()}
                 if folder is not None and main:
-                    state = {
-                        "run": run,
-                        "history": history,
-                        "model": trained,
-                        "optimizer": optimizer.state_dict(),
-                        "best": best,
-                    }
-                    save(folder, epoch + 1, state | {"scaler": accelerator.scaler and accelerator.scaler.state_dict()})
+                    save(folder, run, history, trained, best, optimizer, accelerator.scaler)
                 if on_epoch is not None and main:
                     on_epoch(dict(record))
         restore(model, best)
@@ -312,7 +301,7 @@ def evaluate(
     For batches that are not made by default, give a DataLoader with its ``collate_fn``.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
         return _measured(model.eval(), loader, metrics)
 
 
@@ -334,7 +323,7 @@ def predict(
             the classifier does not have, or outputs that are no logits of at least two classes.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
         return _collect(model.eval(), loader)
 
 
@@ -384,9 +373,9 @@ def _measured(model: nn.Module, loader: DataLoader, own: Callable | None, accele
 @torch.no_grad()
 def _collect(model: nn.Module, loader: DataLoader, accelerator: Any = ALONE) -> tuple[Tensor, Tensor]:
     """Logits and labels of all batches, gathered from all processes."""
-    rows, names, device = [], _about(loader.dataset).get("classes"), next(model.parameters()).device
+    rows, device = [], next(model.parameters()).device
     for batch in loader:
-        images, labels = send_to_device(_labelled(batch, names), device)
+        images, labels = send_to_device(_labelled(batch, loader.dataset), device)
         with accelerator.autocast():
             logits = model(channels_last(images))
         classes = _count_classes(model, logits)
@@ -400,8 +389,7 @@ def _best(history: list[dict], monitor: str) -> int:
     """The position of the first epoch with the highest ``monitor``; NaN is lower than all."""
     scores = [record.get(f"val_{monitor}") for record in history]
     if not all(isinstance(score, Real) for score in scores):
-        found = ", ".join(key.removeprefix("val_") for key in history[-1] if key.startswith("val_"))
-        raise ValueError(f"monitor={monitor!r} is no number among the validation metrics, which are {found}.")
+        raise ValueError(f"monitor={monitor!r} is no number among what validation gives: {', '.join(history[-1])}.")
     return max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
 
 
@@ -429,25 +417,22 @@ def remember_training_data(model: nn.Module, about: dict) -> None:
             recipe.about = dict(about)
 
 
-def _labelled(batch: Any, names: Sequence[str] | None, collate: Callable | None = None) -> tuple[Tensor, Tensor]:
-    """(images, labels as int64 (N,)) of a batch, or of the items that ``collate`` makes one of."""
+def _labelled(batch: Any, data: Any, collate: Callable | None = None) -> tuple[Tensor, Tensor]:
+    """(images, labels as int64 (N,)) of a batch, or of items for ``collate``; text is numbered by the classes of ``data``."""
     batch = batch if collate is None else collate(batch)
     if not (isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
         raise ValueError(f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}; {OTHER_TASKS}.")
-    return batch[0], _whole_numbers(batch[1], names)
-
-
-def _whole_numbers(labels: Any, names: Sequence[str] | None) -> Tensor:
-    """As int64 (N,): labels of any whole-number type, (N,) or (N, 1), or text that is among ``names``."""
+    images, labels = batch
     if isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels):
-        if unknown := set(labels) - set(names or ()):
-            known = f"is not among its classes, {', '.join(names[:5])}, ..." if names else "is text, and it has no classes"
-            raise ValueError(f"the data set's label {min(unknown)!r} {known}; number labels from 0, or give it .classes.")
-        return torch.tensor([names.index(label) for label in labels])
+        names = _about(data).get("classes", ())
+        if unknown := set(labels) - set(names):
+            known = f"classes, {', '.join(names[:5])}, ..." if names else "classes, of which it says nothing"
+            raise ValueError(f"label {min(unknown)!r} is text, and not among the data set's {known}; number labels from 0.")
+        labels = torch.tensor([names.index(label) for label in labels])
     what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
     if not isinstance(labels, Tensor) or labels.dtype.is_floating_point or tuple(labels.shape[1:]) not in ((), (1,)):
         raise ValueError(f"labels must be one whole number an image, (N,) or (N, 1), got {what}; {OTHER_TASKS}.")
-    return labels.flatten().long()
+    return images, labels.flatten().long()
 
 
 # What is accepted.
@@ -462,28 +447,26 @@ def _setting(value: Any) -> Any:
 
 def _check_arguments(given: dict) -> None:
     """Of the arguments of :func:`fit`, by name."""
-    train, val, loss, metrics, monitor = (given[key] for key in ("train", "val", "loss", "metrics", "monitor"))
-    numbers = {key: value for key, value in given.items() if value is not None or key not in ("clip", "patience")}
-    for name in COUNTS.keys() & numbers.keys():
-        if not isinstance(numbers[name], Integral) or numbers[name] < COUNTS[name]:
-            raise ValueError(f"{name} must be a whole number from {COUNTS[name]}, got {numbers[name]!r}.")
-    for name in RANGES.keys() & numbers.keys():
-        if not (isinstance(numbers[name], Real) and math.isfinite(numbers[name]) and 0 <= numbers[name] <= RANGES[name]):
-            raise ValueError(f"{name} must be a number from 0 to {RANGES[name]}, got {numbers[name]!r}.")
-    if given["precision"] not in PRECISIONS:
-        raise ValueError(f"unknown precision {given['precision']!r}; choose one of {', '.join(PRECISIONS)}.")
+    train, val, precision, patience, monitor = (given[key] for key in ("train", "val", "precision", "patience", "monitor"))
+    given = {key: value for key, value in given.items() if value is not None or key not in OPTIONAL}
+    for name, least in COUNTS.items():
+        if name in given and not (isinstance(given[name], Integral) and given[name] >= least):
+            raise ValueError(f"{name} must be a whole number from {least}, got {given[name]!r}.")
+    for name, most in RANGES.items():
+        if name in given and not (isinstance(given[name], Real) and math.isfinite(given[name]) and 0 <= given[name] <= most):
+            raise ValueError(f"{name} must be a number from 0 to {most}, got {given[name]!r}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     if isinstance(train, DataLoader) or not (hasattr(train, "__getitem__") and hasattr(train, "__len__")):
-        raise ValueError(
-            f"train must be a data set with len() and indexing, got {type(train).__name__}; fit shuffles and makes the "
-            "batches itself, so of a DataLoader give its .dataset."
-        )
+        what = f"train must be a data set with len() and indexing, got {type(train).__name__}"
+        raise ValueError(f"{what}; fit shuffles and makes the batches itself, so of a DataLoader give its .dataset.")
     if len(train) == 0:
         raise ValueError("the training set is empty; check the split that it comes from.")
-    if loss is not None and (given["class_weights"] is not None or given["label_smoothing"]):
+    if "loss" in given and ("class_weights" in given or given["label_smoothing"]):
         raise ValueError("class_weights and label_smoothing are of the default loss; use them in the loss that you give.")
-    if given["cache"] and given["collate"] is not None:
+    if "collate" in given and given["cache"]:
         raise ValueError("cache=True makes its own batches of what it keeps; leave collate out, or train without the cache.")
-    if given["patience"] is not None and (val is None or metrics is None and monitor not in MONITORS):
+    if patience is not None and (val is None or monitor not in MONITORS and "metrics" not in given):
         raise ValueError(f"patience needs val, and metrics= or a monitor that is one of {', '.join(MONITORS)}.")
 
 
@@ -503,20 +486,16 @@ def _check_normalization(model: nn.Module, about: dict) -> None:
 
 
 @torch.no_grad()
-def _check_task(model: nn.Module, loader: DataLoader, batch: Any, class_weights: list | None = None) -> int:
-    """How many classes the model tells apart, by its output for one image, if that suits labels, classes and weights."""
-    data, device, names = loader.dataset, next(model.parameters()).device, _about(loader.dataset).get("classes")
-    images, labels = _labelled(batch, names)
-    classes = _count_classes(model, model.eval()(channels_last(images[:1].to(device))))
-    for what, there in (("classes in the data", names), ("class_weights", class_weights)):
+def _check_task(model: nn.Module, loader: DataLoader, batch: Any, data: Any, class_weights: list | None = None) -> int:
+    """How many classes the model tells apart, by its output for one image, if labels, classes and weights suit that."""
+    images, labels = _labelled(batch, data)
+    classes = _count_classes(model, model.eval()(channels_last(images[:1].to(next(model.parameters()).device))))
+    for what, there in (("classes in the data", _about(data).get("classes")), ("class_weights", class_weights)):
         if there is not None and len(there) != classes:
-            raise ValueError(
-                f"there are {len(there)} {what}, but the model has {classes} outputs; create it with num_classes=."
-            )
-    _check_labels(labels, classes)
-    if loader.collate_fn is default_collate:  # and labels that are in memory, all of them
-        if isinstance(data, TensorDataset) or hasattr(data, "about"):
-            _check_labels(_whole_numbers(data.tensors[1] if isinstance(data, TensorDataset) else data.labels, names), classes)
+            raise ValueError(f"{len(there)} {what}, but {classes} outputs of the model: create it with that num_classes.")
+    if loader.collate_fn is default_collate and (isinstance(data, TensorDataset) or hasattr(data, "about")):
+        labels = data.tensors[1] if isinstance(data, TensorDataset) else data.labels  # all of them, since they are in memory
+    _check_labels(_labelled((images, labels), data)[1], classes)
     return classes
 
 
@@ -539,10 +518,8 @@ def _count_classes(model: nn.Module, logits: Any) -> int:
 def _check_labels(labels: Tensor, classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):  # left to CUDA, this is a device assert that names nothing and ends the process's use of the GPU
-        raise ValueError(
-            f"label {wrong[0].item()} is not among the classifier's {classes} classes, 0 to {classes - 1}; create the "
-            "backbone with the data's num_classes."
-        )
+        has = f"{classes} classes, 0 to {classes - 1}"
+        raise ValueError(f"label {wrong[0]} is not among the classifier's {has}; create it with the data's num_classes.")
 
 
 def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: Callable | None = None) -> DataLoader:
@@ -554,16 +531,6 @@ def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: 
     return data
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); try 'cpu' or None.") from error
-
-
 def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None) -> TrainingDiverged:
     files = [] if folder is None else checkpoints(folder)
     kept = f"the last good checkpoint is {files[-1]}" if files else "there is no checkpoint yet"
@@ -572,29 +539,6 @@ def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None
 
 
 # What is put back after a run.
-
-
-@contextmanager
-def _accelerator(device: str | torch.device | None, precision: str) -> Iterator[Accelerator]:
-    """Accelerate keeps device and precision in process-wide singletons: a notebook's second fit could not change them,
-    and a caller's own accelerator would decide for us.  So they are emptied for a run and put back after it."""
-    wanted = _device(device)
-    if precision == "fp16" and wanted.type == "cpu":
-        raise ValueError("precision 'fp16' needs a GPU; on the CPU choose 'bf16' or 'no'.")
-    # Left to itself Accelerate prefers MPS to the CPU, and takes the first GPU or, of several processes, each its own.
-    numbered = device is not None and torch.device(device).index is not None
-    singletons = (AcceleratorState, PartialState, GradientState)
-    before = [dict(singleton._shared_state) for singleton in singletons]
-    try:
-        for singleton in singletons:
-            singleton._reset_state()
-        with patch_environment(**({"ACCELERATE_TORCH_DEVICE": wanted} if numbered else {})):
-            accelerator = Accelerator(cpu=wanted.type == "cpu", mixed_precision=precision)
-        yield accelerator
-    finally:
-        for singleton, state in zip(singletons, before, strict=True):
-            singleton._reset_state()
-            singleton._shared_state.update(state)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 import minica
+from minica.anatomy import Row, Unit
 from minica.fast.lean_layers import LeanNorm, pack, unpack
 from minica.profiling import activations
 from minica.recipe import Lean
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
+pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters", "ignore:.*stays frozen")
 
 
 def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, torch.Tensor]:
@@ -347,11 +348,13 @@ def double_what_the_norm_receives(model):
 def replace_convolution(model):
     torch.manual_seed(0)
     old = model.conv1[0]
-    model.conv1[0] = nn.Conv2d(3, old.out_channels, 3, old.stride, 1, bias=False).to(old.weight)
+    new = nn.Conv2d(3, old.out_channels, 3, old.stride, 1, bias=False)
+    model.conv1[0] = new.to(old.weight).requires_grad_(False)
 
 
 def replace_norm(model):
-    model.layer2[0].bn2 = nn.BatchNorm2d(model.layer2[0].bn2.num_features).to(model.layer2[0].bn2.weight)
+    new = nn.BatchNorm2d(model.layer2[0].bn2.num_features)
+    model.layer2[0].bn2 = new.to(model.layer2[0].bn2.weight).requires_grad_(False)
 
 
 def remove_norm(model):
@@ -540,6 +543,79 @@ def test_torchvision():
     nets.disturb(minica.adapt(model, "conv_parallel").float()).double()
     expected = gradients(model, images)
     assert difference(gradients(minica.lean(model), images), expected) < 1e-9
+
+
+class _Larger(nn.Module):
+    """A network inside a larger one that cannot run without numbers, as a detector cannot."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU())
+        self.body, self.decoder = network, nn.Linear(5, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.decoder(self.body(x if x.sum().item() > 0 else -x))
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_a_network_inside_a_larger_one(by_itself):
+    plain, images = _Larger(nets.net("basic")).double().eval(), nets.images("basic").double()
+    if by_itself:
+        minica.adapt(plain.body)
+    else:
+        minica.adapt(plain, backbone="body", train=("stem", "decoder"))
+    model = minica.lean(copy.deepcopy(plain))
+    norms = [module for module in model.modules() if isinstance(module, LeanNorm)]
+    assert len(norms) > 5 and all(norm.lean_prepared for norm in norms)
+    assert not is_lean(model.stem) and not is_lean(model.decoder)
+    assert difference(gradients(model, images), gradients(plain, images)) < 1e-9
+    folded = minica.fold(model)
+    torch.testing.assert_close(folded(images), plain.eval()(images))
+    assert [type(module).__name__ for module in folded.modules()].count("BatchNorm2d") == 1
+
+
+@pytest.mark.parametrize("end", ["conv", "conv.0", "norm"])
+@pytest.mark.parametrize("scheme", ["conv_parallel", "conv_sequential"])
+def test_nothing_is_folded_where_an_adapter_reads_or_writes(end, scheme):
+    """Between a convolution and its norm: the adapter's hook may hang on either, or on what is around them."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            return F.relu(self.norm(self.conv(x)) + x)
+
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+    model = nn.Sequential(*stem, Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).double().eval()
+    for norm in (model[1], model[2].norm):
+        norm.running_mean.normal_()
+    side = "input" if end == "norm" else "output"
+    minica.adapt(model, scheme, spec={"Block": Row((Unit("conv.0", end=end, end_side=side),))}, train=("5",))
+    nets.disturb(model.float()).double()
+    images = torch.randn(2, 3, 16, 16).double()
+    expected = gradients(model, images)
+    assert difference(gradients(minica.lean(model), images), expected) < 1e-9
+    assert model[1].lean_prepared and model[2].norm.lean_prepared is None
+
+
+def test_nothing_is_folded_that_the_network_returns():
+    class Tapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.norm.running_mean.normal_()
+
+        def forward(self, x):
+            return {"deep": self.norm(h := self.conv(x)), "raw": h}
+
+    model, images = Tapped().requires_grad_(False).eval(), torch.randn(2, 3, 8, 8)
+    expected = model(images)
+    for form in (minica.fold, minica.lean):
+        torch.testing.assert_close(form(model)(images), expected)
 
 
 def test_fit_trains_lean_and_gives_back_the_plain_model():

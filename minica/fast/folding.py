@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..adapter import ConvAdapter
 from ..discovery import trace
-from ..recipe import adapted_parts, check_parts, network_of, plain, release_running_stats, set_flags, state_of, unwrap
-from .lean import foldable
+from ..recipe import adapted_parts, check_parts, has_frozen_running_stats, plain, release_running_stats, state_of, unwrap
+from .lean import foldable, networks
 from .lean_layers import LEAN_CLASS, effective_weights
 
 
@@ -24,8 +24,8 @@ def fold(model: nn.Module) -> nn.Module:
     (norms that it trains, say) stay as they are, so that each set, and none at all, finds its own.  Nothing in the copy trains
     or can be saved as an adapter.
 
-    **What ends it**: nothing; the model itself is left as it was, and later changes to it do not reach the copy.  Where the
-    model was adapted with ``backbone=``, that part is folded and the rest is copied.
+    **What ends it**: nothing; the model itself is left as it was, and later changes to it do not reach the copy.  Where a part
+    of the model was adapted, with ``backbone=`` or by itself, that part is folded and the rest is copied.
 
     **Threads**: concurrent forward passes of a folded model are safe, ``switch`` beside them is not.
 
@@ -37,14 +37,15 @@ def fold(model: nn.Module) -> nn.Module:
     every = [*folded.parameters(), *(value for tensors in _put_aside(folded) for value in tensors.values())]
     for tensor in every:
         tensor.requires_grad_(False)
-    backbone = network_of(folded)
-    norms, own = foldable(backbone, trace(backbone)), _own_layers(folded)
-    for name, module in list(backbone.named_modules()):
-        if isinstance(module, ConvAdapter):
-            _fold_adapter(module)
-        elif isinstance(module, nn.Conv2d) and type(module) in LEAN_CLASS and module not in own:
-            norm = norms.get(name)
-            _fold_convolution(module, None if norm in own else norm)
+    own = _own_layers(folded)
+    for network in networks(folded):
+        norms = foldable(network, trace(network))
+        for name, module in list(network.named_modules()):
+            if isinstance(module, ConvAdapter):
+                _fold_adapter(module)
+            elif isinstance(module, nn.Conv2d) and type(module) in LEAN_CLASS and module not in own:
+                norm = norms.get(name)
+                _fold_convolution(module, None if norm in own else norm)
     for part in adapted_parts(folded).values():
         state = state_of(part)
         state.folded = True

@@ -47,7 +47,8 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
 
     Args:
         model: any network, usually prepared by :func:`minica.adapt` or :func:`minica.tune` and on the device that it will
-            train on.  Where it was adapted with ``backbone=``, that part becomes lean and the rest is left as it is.
+            train on.  Where a part of it was adapted, with ``backbone=`` or by itself, that part becomes lean and the rest is
+            left as it is.
         checkpoint: let timm checkpoint the stages as well (``set_grad_checkpointing``), for about a third more time.  It saves
             most where activations are smooth (ConvNeXt); in ResNets it needs more memory than the lean form alone.
 
@@ -57,22 +58,40 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     Raises:
         ValueError: if ``checkpoint`` is asked of a model that has no such method; it is left plain.
     """
-    check_parts(model)
     plain(model)
-    backbone = network_of(unwrap(model))
-    if checkpoint:
-        if not hasattr(backbone, "set_grad_checkpointing"):
+    found = networks(model)
+    for network in found if checkpoint else ():
+        if not hasattr(network, "set_grad_checkpointing"):
             raise ValueError(
-                f"{type(backbone).__name__} has no set_grad_checkpointing, as timm's models do; use checkpoint=False."
+                f"{type(network).__name__} has no set_grad_checkpointing, as timm's models do; use checkpoint=False."
             )
-        backbone.set_grad_checkpointing(True)
-        backbone._lean_checkpoint = True
+    for network in found:
+        if checkpoint:
+            network.set_grad_checkpointing(True)
+            network._lean_checkpoint = True
+        _make_lean(network)
+    model._ddp_params_and_buffers_to_ignore = [
+        key for key, _ in model.named_buffers() if key.rpartition(".")[2] in Lean.BUFFERS
+    ]
+    return model
+
+
+def networks(model: nn.Module) -> list[nn.Module]:
+    """The networks that were adapted inside ``model``, or the model itself: what is traced and made lean.
+
+    Raises:
+        AdaptersDetached: if adapters are no longer where they were put.
+    """
+    return [network_of(part) for part in check_parts(model).values()] or [unwrap(model)]
+
+
+def _make_lean(network: nn.Module) -> None:
     try:
-        run = trace(backbone)
+        run = trace(network)
     except Exception:  # without a run of the network no BatchNorm is folded; all else needs no run
         run = Trace()
-    modules = dict(backbone.named_modules())
-    norms = {name: norm for name, norm in foldable(backbone, run).items() if _pads_with_numbers(modules[name])}
+    modules = dict(network.named_modules())
+    norms = {name: norm for name, norm in foldable(network, run).items() if _pads_with_numbers(modules[name])}
     kept = {call.received[0] for call in run.calls if call.received and _trains(call.module)}
     folded = {}
     for name, module in modules.items():
@@ -96,10 +115,6 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
     for module in modules.values():
         if isinstance(module, (LeanBatchNorm2d, LeanBatchNormAct2d)):
             module.prepare(folded.get(module))
-    model._ddp_params_and_buffers_to_ignore = [
-        key for key, _ in model.named_buffers() if key.rpartition(".")[2] in Lean.BUFFERS
-    ]
-    return model
 
 
 def _pads_with_numbers(conv: nn.Conv2d) -> bool:
