@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,24 +21,32 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
 from .backbones import normalization
 from .fast.caching import cache_prefix
-from .fast.devices import accelerator_on, usable_device
+from .fast.devices import accelerator_on, randomness_kept, usable_device
 from .fast.layout import channels_last, in_channels_last
 from .fast.lean import lean as lean_form
 from .profiling import modes_kept
 from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
-from .run_folder import checkpoints, identity, locked, nested, restore, resume, save
+from .run_folder import checkpoints, identity, locked, restore, resume, save
+from .tasks.classification import (
+    MONITORS,
+    about_data,
+    check_labels,
+    check_task,
+    count_classes,
+    cross_entropy,
+    labelled,
+    metrics,
+)
 
 PRECISIONS = ("no", "bf16", "fp16")
-MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
 COUNTS = {"epochs": 1, "batch_size": 1, "seed": 0, "accumulate": 1, "patience": 1, "workers": 0}  # the least of each
 RANGES = {"lr": math.inf, "weight_decay": math.inf, "warmup": 1, "label_smoothing": 1, "clip": math.inf}  # from 0 to each
 OPTIONAL = ("loss", "class_weights", "collate", "metrics", "patience", "clip")  # arguments that may be None
@@ -47,7 +54,6 @@ OPTIONAL = ("loss", "class_weights", "collate", "metrics", "patience", "clip")  
 SETTINGS = ("epochs", "lr", "weight_decay", "warmup", "seed", "accumulate", "batch_size", "precision", "clip", "loss")
 SETTINGS += ("class_weights", "label_smoothing", "collate", "monitor", "patience")
 ALONE = SimpleNamespace(autocast=nullcontext, gather_for_metrics=lambda rows: rows)  # in the place of an Accelerator
-OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
 
 class TrainingDiverged(RuntimeError):
@@ -150,10 +156,10 @@ def fit(
     epochs, lr, weight_decay, warmup, seed, accumulate = (run[key] for key in SETTINGS[:6])
     sets, classifies, scores = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
     loaders = [_loader(data, batch_size, workers, collate) for data in sets]
-    about = _about(train)
+    about = about_data(train)
     _check_normalization(model, about)
 
-    with accelerator_on(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
+    with accelerator_on(device, precision) as accelerator, in_channels_last(model), randomness_kept(), ExitStack() as end:
         end.callback(model.eval)  # after an interrupt too: a norm left in training mode would go on learning
         device, processes, main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
         if batch_size % (processes * accumulate):
@@ -164,7 +170,7 @@ def fit(
         model.to(device)
         skipping = nullcontext()
         if cache:
-            keep = partial(_labelled, data=train, collate=default_collate) if classifies else None
+            keep = partial(labelled, data=train, collate=default_collate) if classifies else None
             with accelerator.autocast():
                 kept, skipping = cache_prefix(model, [_loader(data, batch_size, workers, keep) for data in sets])
             if kept:
@@ -208,14 +214,14 @@ def fit(
                 for at, batch in enumerate(batches, start=epoch * an_epoch * accumulate):
                     step, part = divmod(at, accumulate)
                     if at == done * accumulate:  # once, and with a batch: items taken for this alone would be taken twice
-                        with _randomness_kept(), modes_kept(model), accelerator.autocast():
-                            classes = _check_task(model, loaders[0], batch, train, run["class_weights"]) if classifies else None
+                        with randomness_kept(), modes_kept(model), accelerator.autocast():
+                            classes = check_task(model, loaders[0], batch, train, run["class_weights"]) if classifies else None
                             if scores:
-                                _check_task(model, loaders[1], _first(loaders[1]), val)
+                                check_task(model, loaders[1], _first(loaders[1]), val)
                         remember_training_data(model, about)
                     if classifies:
-                        batch = _labelled(batch, train)
-                        _check_labels(batch[1], classes)
+                        batch = labelled(batch, train)
+                        check_labels(batch[1], classes)
                     with accelerator.autocast():
                         share = loss(net, send_to_device(batch, device, non_blocking=pin))
                     if not (isinstance(share, Tensor) and share.ndim == 0 and share.requires_grad):
@@ -255,12 +261,6 @@ def fit(
         restore(model, best)
         remember_training_data(model, about)
     return history
-
-
-def cross_entropy(model: nn.Module, batch: Sequence[Tensor], class_weights=None, label_smoothing: float = 0.0) -> Tensor:
-    """The default loss of :func:`fit`, in float32: of images (N, C, H, W) and labels int64 (N,)."""
-    images, labels = batch
-    return F.cross_entropy(model(channels_last(images)).float(), labels, class_weights, label_smoothing=label_smoothing)
 
 
 def learning_rate(step: int, steps: int, lr: float, warmup: float = 0.1) -> float:
@@ -327,41 +327,6 @@ def predict(
         return _collect(model.eval(), loader)
 
 
-def metrics(logits: Tensor, labels: Tensor) -> dict:
-    """How good logits ``(N, C)`` are for labels ``(N,)``; all but ``loss`` (cross-entropy) and ``n`` lie in [0, 1].
-
-    ``accuracy_95`` is the :func:`wilson_interval`.  ``balanced_accuracy`` is the mean recall and ``auroc`` the mean
-    one-versus-rest area under the ROC curve, over the classes present in ``labels``; with fewer than two of them
-    ``auroc`` is NaN and ``note`` says why.  ``macro_f1`` averages over the classes that are present or predicted.
-    """
-    # Importing torchmetrics takes as long as importing torch; only who asks for metrics should wait for it.
-    from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score, multiclass_recall
-
-    classes, guesses = logits.shape[1], logits.argmax(1)
-    present, among_present = labels.unique(return_inverse=True)
-    correct = int((guesses == labels).sum())
-    found = {
-        "loss": F.cross_entropy(logits, labels).item(),
-        "accuracy": correct / len(labels),
-        "accuracy_95": wilson_interval(correct, len(labels)),
-        "balanced_accuracy": multiclass_recall(guesses, labels, classes, average="none")[present].mean().item(),
-        "macro_f1": multiclass_f1_score(guesses, labels, classes, average="macro").item(),
-        "auroc": math.nan,
-        "n": len(labels),
-    }
-    if len(present) < 2:
-        return found | {"note": f"auroc is not defined: every label is {present.item()}"}
-    scores = logits.double().softmax(1)[:, present]  # in float32, confident scores would tie at 1
-    return found | {"auroc": multiclass_auroc(scores, among_present, len(present), average="macro").item()}
-
-
-def wilson_interval(correct: int, n: int) -> list[float]:
-    """95 % interval of a proportion (Wilson 1927): unlike +- 2 sigma it holds for few images and near 0 and 1."""
-    z, p = 1.959964, correct / n
-    centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return [max(0.0, (centre - half) / (1 + z**2 / n)), min(1.0, (centre + half) / (1 + z**2 / n))]
-
-
 @torch.no_grad()
 def _measured(model: nn.Module, loader: DataLoader, own: Callable | None, accelerator: Any = ALONE) -> dict:
     if own is None:
@@ -375,12 +340,12 @@ def _collect(model: nn.Module, loader: DataLoader, accelerator: Any = ALONE) -> 
     """Logits and labels of all batches, gathered from all processes."""
     rows, device = [], next(model.parameters()).device
     for batch in loader:
-        images, labels = send_to_device(_labelled(batch, loader.dataset), device)
+        images, labels = send_to_device(labelled(batch, loader.dataset), device)
         with accelerator.autocast():
             logits = model(channels_last(images))
-        classes = _count_classes(model, logits)
+        classes = count_classes(model, logits)
         rows.append([gathered.cpu() for gathered in accelerator.gather_for_metrics((logits.float(), labels))])
-        _check_labels(rows[-1][1], classes)
+        check_labels(rows[-1][1], classes)
     logits, labels = zip(*rows, strict=True)
     return torch.cat(logits), torch.cat(labels)
 
@@ -401,43 +366,11 @@ def _mix(*numbers: int) -> int:
 # What a data set says of itself.
 
 
-def _about(data: Any) -> dict:
-    """The ``about`` of minica's data sets or the ``classes`` of torchvision's, also where Subset and the like wrap them."""
-    for part in nested(data):
-        names = getattr(part, "classes", None)
-        if about := getattr(part, "about", None) or (isinstance(names, (list, tuple)) and names and {"classes": tuple(names)}):
-            return about
-    return {}
-
-
 def remember_training_data(model: nn.Module, about: dict) -> None:
     """Note on a model that :func:`minica.adapt` or :func:`minica.tune` prepared what it is trained on."""
     for part in adapted_parts(unwrap(model)).values():
         if recipe := active_recipe(part):
             recipe.about = dict(about)
-
-
-def _labelled(batch: Any, data: Any, collate: Callable | None = None) -> tuple[Tensor, Tensor]:
-    """(images, labels as int64 (N,)) of a batch, or of items for ``collate``; text is numbered by the classes of ``data``."""
-    batch = batch if collate is None else collate(batch)
-    if not (isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-        raise ValueError(f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}; {OTHER_TASKS}.")
-    images, labels = batch[0], torch.from_numpy(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
-    if isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels):
-        names = _about(data).get("classes", ())
-        if unknown := set(labels) - set(names):
-            known = f"classes, {', '.join(names[:5])}, ..." if names else "classes, of which it says nothing"
-            raise ValueError(f"label {min(unknown)!r} is text, and not among the data set's {known}; number labels from 0.")
-        labels = torch.tensor([names.index(label) for label in labels])
-    what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-    if (
-        not isinstance(labels, Tensor)
-        or torch.is_floating_point(labels)
-        or labels.is_complex()
-        or labels.shape[1:] not in ((), (1,))
-    ):
-        raise ValueError(f"labels must be one whole number an image, (N,) or (N, 1), got {what}; {OTHER_TASKS}.")
-    return images, labels.flatten().long()
 
 
 # What is accepted.
@@ -490,41 +423,11 @@ def _check_normalization(model: nn.Module, about: dict) -> None:
             warnings.warn(f"{text}; load the data with **minica.normalization(model).", stacklevel=3)
 
 
-@torch.no_grad()
-def _check_task(model: nn.Module, loader: DataLoader, batch: Any, data: Any, class_weights: list | None = None) -> int:
-    """How many classes the model tells apart, by its output for one image, if labels, classes and weights suit that."""
-    images, labels = _labelled(batch, data)
-    classes = _count_classes(model, model.eval()(channels_last(images[:1].to(next(model.parameters()).device))))
-    for what, there in (("classes in the data", _about(data).get("classes")), ("class_weights", class_weights)):
-        if there is not None and len(there) != classes:
-            raise ValueError(f"{len(there)} {what}, but {classes} outputs of the model: create it with that num_classes.")
-    if loader.collate_fn is default_collate and (isinstance(data, TensorDataset) or hasattr(data, "about")):
-        labels = data.tensors[1] if isinstance(data, TensorDataset) else data.labels  # all of them, since they are in memory
-    _check_labels(_labelled((images, labels), data)[1], classes)
-    return classes
-
-
 def _first(loader: DataLoader) -> Any:
     """A batch of one item, without the loader's own iterator, which would draw random numbers and start workers."""
     data = loader.dataset
     item = next(iter(data)) if isinstance(data, IterableDataset) else data[0]
     return loader.collate_fn(item if loader.batch_sampler is None else [item])
-
-
-def _count_classes(model: nn.Module, logits: Any) -> int:
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    headless = getattr(model, "num_classes", None) == 0 and shape[1:] == (getattr(model, "num_features", None),)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] < 2 or headless:
-        what = f"{'features' if headless else 'outputs'} of shape {shape}"
-        raise ValueError(f"the model gives {what}, not logits (N, at least 2); create it with num_classes=, or {OTHER_TASKS}.")
-    return shape[1]
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):  # left to CUDA, this is a device assert that names nothing and ends the process's use of the GPU
-        has = f"{classes} classes, 0 to {classes - 1}"
-        raise ValueError(f"label {wrong[0]} is not among the classifier's {has}; create it with the data's num_classes.")
 
 
 def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: Callable | None = None) -> DataLoader:
@@ -541,18 +444,3 @@ def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None
     kept = f"the last good checkpoint is {files[-1]}" if files else "there is no checkpoint yet"
     where = f"step {step + 1} of {steps}, learning rate {rate:.3g}"
     return TrainingDiverged(f"{what} at {where}; {kept}. Try a lower lr, a longer warmup or another precision.")
-
-
-# What is put back after a run.
-
-
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """The caller's random numbers go on as if nothing had been seeded."""
-    python, array = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(array)

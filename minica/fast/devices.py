@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -47,3 +49,15 @@ def accelerator_on(device: str | torch.device | None, precision: str) -> Iterato
         for singleton, state in zip(singletons, before, strict=True):
             singleton._reset_state()
             singleton._shared_state.update(state)
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """The caller's random numbers go on as if nothing had been seeded."""
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
