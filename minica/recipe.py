@@ -157,10 +157,11 @@ def _check_before_forward(model: nn.Module, args: tuple) -> None:
 def classifier_names(model: nn.Module, network: str = "") -> list[str]:
     """Dotted names of the modules that map features to classes; empty for a feature extractor.
 
-    A classifier added behind a frozen projection (:mod:`minica.backbones`) comes first, then what timm names, then
+    A classifier added behind a frozen projection (:mod:`minica.networks.clip`) comes first, then what timm names, then
     torchvision's ``fc``, ``classifier``, ``aux_classifier``, ``head`` and ``heads``.  Those of the network that was adapted
     inside the model belong to it as well.
     """
+    check_module(model)
     if network:
         inside = [f"{network}.{name}" for name in classifier_names(model.get_submodule(network))]
         return list(dict.fromkeys([*classifier_names(model), *inside]))
