@@ -430,12 +430,8 @@ def _labelled(batch: Any, data: Any, collate: Callable | None = None) -> tuple[T
             raise ValueError(f"label {min(unknown)!r} is text, and not among the data set's {known}; number labels from 0.")
         labels = torch.tensor([names.index(label) for label in labels])
     what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-    if (
-        not isinstance(labels, Tensor)
-        or torch.is_floating_point(labels)
-        or labels.is_complex()
-        or labels.shape[1:] not in ((), (1,))
-    ):
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point() and not labels.is_complex()
+    if not whole or labels.shape[1:] not in ((), (1,)):
         raise ValueError(f"labels must be one whole number an image, (N,) or (N, 1), got {what}; {OTHER_TASKS}.")
     return images, labels.flatten().long()
 
