@@ -17,6 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import safetensors
 import safetensors.torch
 import torch
@@ -60,7 +61,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
             folder cannot be written.  A file that was there stays whole.
         AdaptersDetached: if adapters are no longer where they were put.
     """
-    inside = recipe.check_parts(model)
+    inside, folder = recipe.check_parts(model), _path(folder)
     if inside and "" not in inside:
         part = next(iter(inside))
         remedy = f"adapt the whole with backbone={part!r}, train=(...) to save what else trains"
@@ -88,7 +89,6 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     except (TypeError, ValueError) as error:
         raise ValueError(f"what is written about an adapter must be JSON: numbers, text, lists. {error}.") from error
     metadata = {"minica": f"{_checksum(described, tensors)} {described}"}  # one entry, since safetensors keeps no order of them
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in (folder / WEIGHTS, folder / CONFIG):
@@ -169,13 +169,15 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 def _read(folder: str | os.PathLike) -> AdapterFile:
     """The adapter in a folder, whole and verified."""
-    folder = Path(folder)
+    folder = _path(folder)
     file, again = _regular(folder / WEIGHTS), "It was truncated or altered; get the adapter again."
     try:
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
         if length > LARGEST_HEADER:
             raise ValueError(f"its header would have {length:,} bytes")
+        if (size := file.stat().st_size) > (free := psutil.virtual_memory().available):
+            raise ValueError(f"it has {size / 1e9:,.1f} GB, of which {free / 1e9:,.1f} GB fit into the memory")
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -189,7 +191,7 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     config = _parsed(described, file, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
     shown = {key: value for key, value in config.items() if key != "frozen"}
     try:
-        differs = json.loads((folder / CONFIG).read_bytes()) != shown
+        differs = json.loads(_text(folder / CONFIG)) != shown
     except (OSError, ValueError, RecursionError):  # it is there for people
         differs = False
     if differs:
@@ -199,10 +201,8 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
 
 def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     """Format 1 has the configuration in a file of its own, and one fingerprint for all frozen tensors."""
-    file = _regular(folder / CONFIG)
-    if file.stat().st_size > LARGEST_HEADER:
-        raise AdapterFileError(f"{file} is damaged: it has {file.stat().st_size:,} bytes. Get the adapter again.")
-    config = _parsed(file.read_bytes(), file, {"format": int, "backbone_sha256": str, "weights_sha256": str})
+    file = folder / CONFIG
+    config = _parsed(_text(file), file, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
         raise AdapterFileError(
             f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
@@ -211,6 +211,12 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     name, norms = options.pop("name", "default"), options.pop("norms", None)
     config |= dict(inside="", name=name, options=options, norms=norms, train=[])
     return AdapterFile(folder, config, {_canonical(key): value for key, value in tensors.items()})
+
+
+def _path(folder: str | os.PathLike) -> Path:
+    if not isinstance(folder, (str, os.PathLike)) or "\0" in str(folder):
+        raise ValueError(f"folder must be the path of a folder, got {folder!r}.")
+    return Path(folder)
 
 
 def _regular(file: Path) -> Path:
@@ -223,6 +229,15 @@ def _regular(file: Path) -> Path:
     except OSError as error:
         what = f"no adapter in {file.parent}: {file.name} cannot be read ({error.strerror})"
         raise AdapterFileError(f"{what}. Give the folder that save_adapter wrote.") from error
+
+
+def _text(file: Path) -> bytes:
+    """What a configuration file holds."""
+    with open(_regular(file), "rb") as opened:
+        text = opened.read(LARGEST_HEADER + 1)
+    if len(text) > LARGEST_HEADER:
+        raise AdapterFileError(f"{file} is damaged: it has more than {LARGEST_HEADER:,} bytes. Get the adapter again.")
+    return text
 
 
 def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
