@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import stat
 import warnings
 from collections.abc import Collection
@@ -91,9 +92,11 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     metadata = {"minica": f"{_checksum(described, tensors)} {described}"}  # one entry, since safetensors keeps no order of them
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (folder / WEIGHTS, folder / CONFIG):
-            if file.exists() and not os.access(file, os.W_OK):
+        for file in filter(os.path.exists, (folder, folder / WEIGHTS, folder / CONFIG)):
+            if not (file.stat().st_mode & 0o222 and os.access(file, os.W_OK)):  # the mode counts for root as well
                 raise PermissionError(13, f"{file.name} is read-only")
+            if file != folder and not file.is_file():
+                raise FileExistsError(17, f"{file.name} is no regular file")
         write_atomically(folder / WEIGHTS, safetensors.torch.save(tensors, metadata))  # the one commit point
         write_atomically(folder / CONFIG, f"{text}\n".encode())
     except OSError as error:
@@ -188,7 +191,7 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     checksum, _, described = metadata["minica"].partition(" ")
     if _checksum(described, tensors) != checksum:
         raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
-    config = _parsed(described, file, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
+    config = _parsed(described, file, FORMAT, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
     shown = {key: value for key, value in config.items() if key != "frozen"}
     try:
         differs = json.loads(_text(folder / CONFIG)) != shown
@@ -202,7 +205,7 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
 def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     """Format 1 has the configuration in a file of its own, and one fingerprint for all frozen tensors."""
     file = folder / CONFIG
-    config = _parsed(_text(file), file, {"format": int, "backbone_sha256": str, "weights_sha256": str})
+    config = _parsed(_text(file), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
         raise AdapterFileError(
             f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
@@ -240,7 +243,7 @@ def _text(file: Path) -> bytes:
     return text
 
 
-def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
+def _parsed(text: str | bytes, file: Path, format: int, kinds: dict[str, type]) -> dict:
     """A configuration in which these entries, and those that both formats have, are of their kinds."""
     try:
         config = json.loads(text)
@@ -248,8 +251,9 @@ def _parsed(text: str | bytes, file: Path, kinds: dict[str, type]) -> dict:
             raise ValueError("no table")
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} is damaged: not JSON ({_short(error)}). Get the adapter again.") from error
-    if config.get("format") not in (None, 1, FORMAT):
-        raise AdapterFileError(f"{file} has format {config['format']!r}; this minica reads 1 and {FORMAT}. Update minica.")
+    if config.get("format", format) != format:
+        what = f"{file} has format {reprlib.repr(config['format'])}, where {format} is expected"
+        raise AdapterFileError(f"{what}; this minica reads 1 and {FORMAT}. Get the adapter again, or update minica.")
     kinds = {"backbone": str, "method": str, "options": dict} | kinds
     if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
         what = f"{file} was not written by minica (no {', '.join(wrong)})"
@@ -304,8 +308,8 @@ def load_adapter(
         place = backbone if backbone is not None else named if state is None else state.network
         name_here = backbone_name(recipe.part_of(whole, place))
         if config["backbone"] != name_here:
-            remedy = f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)"
-            raise file.error(f"belongs to {config['backbone']!r}, this model is {name_here!r}; {remedy}.")
+            remedy = f"load it into minica.create_backbone({reprlib.repr(config['backbone'])}, num_classes=...)"
+            raise file.error(f"belongs to {reprlib.repr(config['backbone'])}, this model is {name_here!r}; {remedy}.")
         rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
     except AdapterFileError:
         raise

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from .anatomy import ROWS, Part, Place, Row, Spec, Unit, UnsupportedBackbone
 from .counting import Kernel, check_choice, check_kernel_size, kernel_area
+from .hooks import module_at, remove_hooks
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # they iterate over their children, so they cannot hold an adapter
 GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh, nn.MultiheadAttention)  # never the activation of a block itself
@@ -49,10 +50,9 @@ def find_parts(model: nn.Module, spec: Spec | None = None) -> list[Part]:
     try:
         run = trace(model)
     except Exception as error:  # a network may raise anything for an image that it was not made for
-        raise UnsupportedBackbone(
-            f"{type(model).__name__} does not run on a blank image of shape {input_shape(model)} "
-            f"({type(error).__name__}: {str(error)[:150]}), so its blocks cannot be found."
-        ) from error
+        what = f"{type(model).__name__} does not run on a blank image of shape {input_shape(model)}"
+        reason = f"({type(error).__name__}: {str(error)[:150]})"
+        raise UnsupportedBackbone(f"{what} {reason}, so its blocks cannot be found.") from error
     found = []
     for call in _calls_with_parts(run, spec):
         row = _row(call.module, spec)
@@ -62,10 +62,9 @@ def find_parts(model: nn.Module, spec: Spec | None = None) -> list[Part]:
     found += _stages([part for part in found if part["kind"] == "block"])
     parts = [_measured(part, run.shapes) for part in found if part["begin"] in run.shapes and part["end"] in run.shapes]
     if not parts:
-        raise UnsupportedBackbone(
-            f"{type(model).__name__} has no convolutional unit: no block with a spatial convolution (k > 1), so there is "
-            "nothing to adapt. Conv-Adapter needs a ConvNet or a hybrid, such as a ResNet, ConvNeXt, EfficientNet or MaxViT."
-        )
+        what = "has no convolutional unit: no block with a spatial convolution (k > 1), so there is nothing to adapt"
+        need = "Conv-Adapter needs a ConvNet or a hybrid, such as a ResNet, ConvNeXt, EfficientNet or MaxViT."
+        raise UnsupportedBackbone(f"{type(model).__name__} {what}. {need}")
     return parts
 
 
@@ -81,8 +80,7 @@ def check_module(model: object) -> None:
 def _row(module: nn.Module, spec: Spec) -> Row | None:
     for cls in type(module).__mro__:
         names = cls.__module__.split(".")
-        row = spec.get(cls.__name__) or ROWS.get(f"{names[0]}.{names[-1]}.{cls.__name__}")
-        if row is not None:
+        if row := spec.get(cls.__name__) or ROWS.get(f"{names[0]}.{names[-1]}.{cls.__name__}"):
             return row
     return None
 
@@ -119,11 +117,11 @@ def _checked_unit(name: str, unit: Unit, blocks: list[nn.Module]) -> Unit:
     if unit.kernel is not None:
         unit = unit._replace(kernel=check_kernel_size(unit.kernel, f"the kernel of the spec's {name!r}"))
     for path in [unit.conv, *(path for path in (unit.begin, unit.end) if path is not None)]:
-        found = [module for module in (_submodule(block, path) for block in blocks) if module is not None]
+        named = isinstance(path, str) and path
+        found = [module for block in blocks if named and (module := module_at(block, path)) is not None]
         if not found:
-            raise ValueError(
-                f"the spec's {name!r} has no module {path!r}; it has {', '.join(dict(blocks[0].named_children()))}."
-            )
+            known = ", ".join(dict(blocks[0].named_children()))
+            raise ValueError(f"the spec's {name!r} has no module {path!r}; it has {known}.")
         if path == unit.conv and not any(_geometry(module, unit.kernel) for module in found):
             raise ValueError(f"the spec's {name}.{path} is no convolution; name one, or give the unit a kernel=.")
     return unit
@@ -134,22 +132,15 @@ def _parts_by_row(name: str, block: nn.Module, row: Row) -> list[dict]:
     parts = []
     for unit in row.units:
         paths = [unit.conv, unit.begin or unit.conv, unit.end or unit.conv]
-        conv, begin, end = (_submodule(block, path) for path in paths)
-        geometry = None if conv is None else _geometry(conv, unit.kernel)
-        if begin is None or end is None or geometry is None:
+        modules = [module_at(block, path) for path in paths]
+        geometry = None if None in modules else _geometry(modules[0], unit.kernel)
+        if geometry is None:
             continue  # an optional unit that this block lacks
-        conv_name, begin_name, end_name = (f"{name}.{path}".lstrip(".") for path in paths)
-        parts.append(
-            dict(
-                geometry,
-                name=conv_name,
-                kind="unit" if row.kind == "block" else row.kind,
-                host=name if isinstance(conv, CONTAINERS) else conv_name,
-                begin=Place(begin_name, unit.begin_side),
-                end=Place(end_name, unit.end_side),
-            )
-        )
-    parts += _block(name, parts) if row.kind == "block" else []
+        conv, begin, end = (f"{name}.{path}".lstrip(".") for path in paths)
+        host = name if isinstance(modules[0], CONTAINERS) else conv
+        part = dict(geometry, name=conv, kind="unit" if row.kind == "block" else row.kind, host=host)
+        parts.append(dict(part, begin=Place(begin, unit.begin_side), end=Place(end, unit.end_side)))
+    parts += _block(name, parts, name) if row.kind == "block" else []
     act = _activation(block)
     return [dict(part, act=act, init=row.init, nhwc=row.nhwc) for part in parts]
 
@@ -185,13 +176,12 @@ def _parts_by_run(run: Trace, block: Call) -> list[dict]:
     A block that takes tokens, as XCiT's do, has units and cannot be adapted itself.
     """
     convs = [call for call in _convolutions(run) if _within(call, block) and not on_shortcut(call.name, block.name)]
-    units = [_unit(run, conv, block) for conv in convs]
-    # A container would call the adapter as one of its own layers, so the block's first convolution holds it instead.
-    host = units[0]["host"] if units and isinstance(block.module, CONTAINERS) else block.name
-    parts = [dict(unit, nhwc=False) for unit in units]
+    parts = [_unit(run, conv, block) for conv in convs]
     if _is_map(block):
+        # A container would call the adapter as one of its own layers, so the block's first convolution holds it instead.
+        host = parts[0]["host"] if parts and isinstance(block.module, CONTAINERS) else block.name
         nhwc = block.out_shape[1] == block.out_shape[2] != block.out_shape[3]
-        parts += [dict(part, nhwc=nhwc) for part in _block(block.name, units, host)]
+        parts += [dict(part, nhwc=nhwc) for part in _block(block.name, parts, host)]
     act = _activation(block.module)
     return [dict(part, act=act, init="kaiming") for part in parts]
 
@@ -201,7 +191,7 @@ def _units_without_blocks(run: Trace) -> list[dict]:
     whole = run.calls[0]
     convs = [conv for conv in _convolutions(run)[1:] if not any(word in conv.name for word in ("stem", *SHORTCUTS))]
     act = _activation(whole.module)
-    return [dict(_unit(run, conv, whole), act=act, init="kaiming", nhwc=False) for conv in convs]
+    return [dict(_unit(run, conv, whole), act=act, init="kaiming") for conv in convs]
 
 
 def _unit(run: Trace, conv: Call, block: Call) -> dict:
@@ -214,25 +204,23 @@ def _unit(run: Trace, conv: Call, block: Call) -> dict:
                 if alone and len(run.by_name[call.name]) == len(run.by_name[conv.name]) == 1:
                     end = call
                 break
-    begin, end = Place(conv.name, "input"), Place(end.name, "output")
-    return dict(_geometry(conv.module, None), name=conv.name, kind="unit", host=conv.name, begin=begin, end=end)
+    ends = dict(begin=Place(conv.name, "input"), end=Place(end.name, "output"))
+    return dict(_geometry(conv.module, None), **ends, name=conv.name, kind="unit", host=conv.name, nhwc=False)
 
 
-def _block(name: str, units: list[dict], host: str | None = None) -> list[dict]:
-    """The block around these units as a part: it is adapted with the widest kernel among them."""
-    if not units:
-        return []
+def _block(name: str, units: list[dict], host: str) -> list[dict]:
+    """The block around these units, if any, as a part: it is adapted with the widest kernel among them."""
     begin, end = Place(name, "input"), Place(name, "output")
-    return [dict(_widest(units), name=name, kind="block", host=name if host is None else host, begin=begin, end=end)]
+    return [dict(_widest(units), name=name, kind="block", host=host, begin=begin, end=end)] if units else []
 
 
 def _stages(blocks: list[dict]) -> list[dict]:
     """Runs of blocks with the same parent, from the first one's input to the last one's output (Table 5's ablation)."""
-    stages = _grouped((block["name"].rpartition(".")[0], block) for block in blocks)
-    return [
-        dict(_widest(inside), name=name, kind="stage", host=inside[-1]["host"], begin=inside[0]["begin"], end=inside[-1]["end"])
-        for name, inside in stages.items()
-    ]
+    stages = []
+    for name, inside in _grouped((block["name"].rpartition(".")[0], block) for block in blocks).items():
+        first, last = inside[0], inside[-1]
+        stages.append(dict(_widest(inside), name=name, kind="stage", host=last["host"], begin=first["begin"], end=last["end"]))
+    return stages
 
 
 def _widest(parts: list[dict]) -> dict:
@@ -242,27 +230,20 @@ def _widest(parts: list[dict]) -> dict:
 def _measured(part: dict, shapes: dict[Place, torch.Size]) -> Part:
     """A part with what was observed at its two ends."""
     nhwc, begin, end = part.pop("nhwc"), shapes[part["begin"]], shapes[part["end"]]
-    if len(begin) == 3 and len(end) == 3:
-        layout, first, last = "tokens", (begin[2], begin[1], 1), (end[2], end[1], 1)
-    elif len(begin) == 4 and len(end) == 4:
-        layout = "nhwc" if nhwc else "nchw"
-        first, last = ((s[3], s[1], s[2]) if nhwc else tuple(s[1:]) for s in (begin, end))
-    else:
-        raise UnsupportedBackbone(
-            f"{part['name']} maps a tensor of shape {tuple(begin)} to {tuple(end)}; an adapter needs 4-D feature maps."
-        )
+    if not len(begin) == len(end) in (3, 4):
+        raise UnsupportedBackbone(f"{part['name']} maps {tuple(begin)} to {tuple(end)}; an adapter needs 4-D feature maps.")
+    layout = "tokens" if len(end) == 3 else "nhwc" if nhwc else "nchw"
+    first, last = (_channels_first(shape, layout) for shape in (begin, end))
     stride = tuple(max(1, round(i / o)) for i, o in zip(first[1:], last[1:], strict=True))
-    return Part(in_channels=first[0], out_channels=last[0], stride=stride, out_size=tuple(last[1:]), layout=layout, **part)
+    return Part(in_channels=first[0], out_channels=last[0], stride=stride, out_size=last[1:], layout=layout, **part)
+
+
+def _channels_first(shape: torch.Size, layout: str) -> tuple[int, int, int]:
+    """(C, H, W) of one image; a row of tokens is a map of width 1."""
+    return tuple(shape[1:]) if layout == "nchw" else (shape[-1], *shape[1:-1], 1)[:3]
 
 
 # ---------------------------------------------------------------- what a module is
-
-
-def _submodule(block: nn.Module, path: str | None) -> nn.Module | None:
-    try:
-        return block.get_submodule(path) if path else None
-    except AttributeError:
-        return None
 
 
 def _geometry(conv: nn.Module, kernel: Kernel | None) -> dict | None:
@@ -276,11 +257,8 @@ def _geometry(conv: nn.Module, kernel: Kernel | None) -> dict | None:
         return None
     widest = max(convs, key=lambda conv: kernel_area(conv.kernel_size))
     height, width = widest.kernel_size
-    return dict(
-        kernel_size=height if height == width else (height, width),
-        dilation=tuple(widest.dilation),
-        same_padding=isinstance(widest, Conv2dSame),
-    )
+    kernel = height if height == width else (height, width)
+    return dict(kernel_size=kernel, dilation=tuple(widest.dilation), same_padding=isinstance(widest, Conv2dSame))
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -307,14 +285,11 @@ def _activation(block: nn.Module) -> nn.Module:
 
 def is_spatial(call: Call) -> bool:
     """A spatial convolution (k > 1) that maps feature maps to feature maps."""
-    module = call.module
-    return (
-        isinstance(module, nn.Conv2d)
-        and kernel_area(module.kernel_size) > 1
-        and module.out_channels > 1  # a gate has one
-        and call.out_shape is not None
-        and tuple(call.out_shape[-2:]) != (1, 1)  # VGG's first dense layer is such a convolution
-    )
+    module, shape = call.module, call.out_shape
+    if not isinstance(module, nn.Conv2d) or shape is None:
+        return False
+    # A gate has one channel, and VGG's first dense layer is a convolution that leaves one pixel.
+    return kernel_area(module.kernel_size) > 1 and module.out_channels > 1 and tuple(shape[-2:]) != (1, 1)
 
 
 def on_shortcut(name: str, block: str = "") -> bool:
@@ -434,14 +409,11 @@ def trace(model: nn.Module) -> Trace:
     """Run a copy of ``model`` in evaluation mode on one blank image, on the meta device: shapes without arithmetic."""
     copied = skeleton(model).eval()
     for module in copied.modules():  # hooks of the network's own modules are part of it, a user's are there for real images
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if not isinstance(getattr(hook, "__self__", None), nn.Module)]:
-                del hooks[key]
+        remove_hooks(module, lambda hook: not isinstance(getattr(hook, "__self__", None), nn.Module))
     recorder = _Recorder(copied)
     with torch.no_grad(), recorder:
         returned = copied(blank_image(copied))
-    leaves = [recorder.number(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
-    recorder.trace.steps.append(Step("return", "", leaves, []))
+    recorder.trace.steps.append(Step("return", "", recorder.numbers_in(returned), []))
     for hook in recorder.hooks:
         hook.remove()
     return recorder.trace
@@ -458,53 +430,49 @@ class _Recorder(TorchFunctionMode):
         self.trace, self.open = Trace(), [Call("", model, [], 0, None)]
         self.numbers: dict[int, int] = {}
         self.alive: list[Tensor] = []  # so that no two tensors of the pass share an id
+        self.names = {module: name for name, module in model.named_modules()}
         self.hooks = []
-        for name, module in model.named_modules():
-            self.hooks.append(module.register_forward_pre_hook(self._entering(name), prepend=True, with_kwargs=True))
+        for module in self.names:
+            self.hooks.append(module.register_forward_pre_hook(self._entering, prepend=True, with_kwargs=True))
             self.hooks.append(module.register_forward_hook(self._leaving, prepend=True))
 
-    def number(self, tensor: Tensor, new: bool = False) -> int:
-        if new or id(tensor) not in self.numbers:
-            self.alive.append(tensor)
-            self.numbers[id(tensor)] = len(self.alive)
-        return self.numbers[id(tensor)]
+    def numbers_in(self, values: object, new: bool = False) -> list[int]:
+        """The numbers of the tensors in arguments or results; an operation's results are ``new``, also those in place."""
+        leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+        for leaf in leaves:
+            if new or id(leaf) not in self.numbers:
+                self.alive.append(leaf)
+                self.numbers[id(leaf)] = len(self.alive)
+        return [self.numbers[id(leaf)] for leaf in leaves]
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        inputs = [self.number(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        inputs = self.numbers_in((args, kwargs))
         result = function(*args, **(kwargs or {}))
-        outputs = [self.number(leaf, new=True) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if outputs:
+        if outputs := self.numbers_in(result, new=True):
             name = getattr(function, "__name__", "").strip("_")
             self.trace.steps.append(Step(name, self.open[-1].name, inputs, outputs))
         return result
 
-    def _entering(self, name: str):
-        def hook(module, args, kwargs):
-            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            shape = args[0].shape if args and isinstance(args[0], Tensor) else None
-            call = Call(name, module, [self.number(tensor) for tensor in tensors], len(self.trace.steps), shape)
-            self.trace.calls.append(call)
-            self.open.append(call)
-
-        return hook
+    def _entering(self, module, args, kwargs):
+        shape = args[0].shape if args and isinstance(args[0], Tensor) else None
+        call = Call(self.names[module], module, self.numbers_in((args, kwargs)), len(self.trace.steps), shape)
+        self.trace.calls.append(call)
+        self.open.append(call)
 
     def _leaving(self, module, args, output):
         call = self.open.pop()
         call.end = len(self.trace.steps)
         output = output[0] if isinstance(output, tuple) and output else output
         if isinstance(output, Tensor):
-            call.returned, call.out_shape = self.number(output), output.shape
+            [call.returned], call.out_shape = self.numbers_in(output), output.shape
 
 
 def skeleton(model: nn.Module) -> nn.Module:
     """A copy of the model without its numbers: every tensor on the meta device."""
     check_module(model)
-    memo: dict[int, object] = {}
-    for weight in model.parameters():
-        memo[id(weight)] = nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo)
+    copies = {id(weight): nn.Parameter(weight.detach().to("meta"), weight.requires_grad) for weight in model.parameters()}
+    copies |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    return copy.deepcopy(model, copies)
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:

@@ -51,17 +51,17 @@ def remove_attachments(model: nn.Module) -> nn.Module:
     return model
 
 
-def lost_hook(network: nn.Module, names: tuple[str, ...]) -> str | None:
-    """The first of the attachments called ``names`` that is gone or that is not called any more; None if all are in place."""
-    for name in names:
-        attachment = module_at(network, name)
-        if not isinstance(attachment, Attachment):
-            return name
-        for place, kind in attachment.hooked:
-            hooks = getattr(module_at(network, place), f"_{kind}_hooks", {})
-            if not any(getattr(hook, "__self__", None) is attachment for hook in hooks.values()):
-                return name
-    return None
+def lost_hooks(network: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """Which of the attachments called ``names`` are gone, or are no longer called where they were hooked."""
+    return [name for name in names if not _is_hooked(network, module_at(network, name))]
+
+
+def _is_hooked(network: nn.Module, attachment: nn.Module | None) -> bool:
+    for place, kind in getattr(attachment, "hooked", [("", "forward")]):
+        hooks = getattr(module_at(network, place), f"_{kind}_hooks", {})
+        if not any(getattr(hook, "__self__", None) is attachment is not None for hook in hooks.values()):
+            return False
+    return True
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:

@@ -1,21 +1,18 @@
-"""What does a network cost, and where do its adapters act?"""
+"""What does a network cost: parameters, multiply-accumulates, and the bytes that training keeps?"""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .adapter import ConvAdapter
-from .counting import adapter_operations
 from .discovery import blank_image
-from .hooks import attachments, sites
-from .recipe import adapters, classifier_names, unwrap
+from .hooks import attachments
+from .recipe import classifier_names, unwrap
 
 
 @contextmanager
@@ -53,39 +50,6 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
     return {**numbers, "macs": counter.get_total_flops() // 2}
 
 
-def operations(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[str, int]:
-    """What the paper's Table 10 counts for one image of ``size`` (see :func:`count`); divide by 1e9 for its "GFLOPs".
-
-    Returns:
-        ``backbone``: a convolution's multiply-accumulates and biases, a linear layer's without its biases, two for an element
-        that a BatchNorm receives, one for a ReLU or the stem's pool; LayerNorm and GELU count nothing.  ``adapters``: of each,
-        :func:`~minica.counting.adapter_operations`.
-    """
-    found = dict(backbone=0, adapters=0)
-
-    def see(module: nn.Module, args: tuple, output: Tensor) -> None:
-        if isinstance(module, ConvAdapter):
-            shape = dict(kernel_size=module.down.kernel_size, compression=module.compression, form=module.form)
-            relu = isinstance(module.act, nn.ReLU)
-            size = tuple(output.shape[-2:])
-            found["adapters"] += adapter_operations(module.down.in_channels, module.up.out_channels, size, relu=relu, **shape)
-        elif isinstance(module, nn.Conv2d):
-            found["backbone"] += (module.weight[0].numel() + (module.bias is not None)) * output.numel()
-        elif isinstance(module, nn.Linear):
-            found["backbone"] += module.in_features * output.numel()
-        elif isinstance(module, (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)):
-            found["backbone"] += args[0].numel() * (2 if isinstance(module, nn.BatchNorm2d) else 1)
-
-    inside = {child for adapter in adapters(model).values() for child in adapter.children()}
-    handles = [module.register_forward_hook(see) for module in model.modules() if module not in inside]
-    try:
-        model(blank_image(model, size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
 class _Kept:
     """A tensor that autograd keeps, for as long as it does."""
 
@@ -118,32 +82,3 @@ def activations(model: nn.Module, images: Tensor) -> int:
             for buffer, before in zip(buffers, statistics, strict=True):
                 buffer.copy_(before)
     return sum(size for storage, size in storages.items() if storage not in own)
-
-
-@torch.no_grad()
-def adapter_shares(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """How large what each adapter adds is beside the map it adds to: ``|delta| / |h + delta|`` on ``images``, by place."""
-    norms: dict[str, dict[str, float]] = {"delta": {}, "map": {}}
-    handles = []
-
-    def measure(module: nn.Module, what: str, place: str) -> None:
-        def hook(_, args, output):
-            norms[what][place] = output.norm().item()
-
-        handles.append(module.register_forward_hook(hook))
-
-    for place, adapter in adapters(model).items():
-        measure(adapter, "delta", place)
-    for _, site in sites(model):
-        end = model.get_submodule(site.end.module)
-        if site.end.side == "output":
-            measure(end, "map", site.part_name)
-        else:
-            take = partial(norms["map"].__setitem__, site.part_name)
-            handles.append(end.register_forward_pre_hook(lambda _, args, take=take: take(args[0].norm().item())))
-    try:
-        model(images.to(next(model.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {place: norm / norms["map"][place] for place, norm in norms["delta"].items()}

@@ -18,16 +18,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .adapter import ConvAdapter
 from .discovery import check_module
-from .hooks import (
-    AdaptersDetached,
-    Site,
-    attachments,
-    lost_hook,
-    module_at,
-    remove_attachments,
-    remove_hooks,
-    sites,
-)
+from .hooks import AdaptersDetached, Site, attachments, lost_hooks, module_at, remove_attachments, remove_hooks, sites
 
 
 @dataclass
@@ -143,15 +134,12 @@ def check_attached(model: nn.Module) -> None:
     if state is None:
         return
     network = module_at(model, state.network)
-    lost = state.network if network is None else lost_hook(network, state.attached)
-    for name in state.frozen_stats if lost is None else ():
-        norm = module_at(model, name)
-        if norm is None or not has_frozen_running_stats(norm):
-            lost = name
-            break
-    if lost is not None:
+    lost = [state.network] if network is None else lost_hooks(network, state.attached)
+    norms = [(name, module_at(model, name)) for name in state.frozen_stats]
+    lost += [name for name, norm in norms if norm is None or not has_frozen_running_stats(norm)]
+    if lost:
         remedy = "convert first and adapt then (SyncBatchNorm, timm's freeze), or minica.fold before reparameterize_model"
-        what = f"modules were replaced after this {type(model).__name__} was adapted, and {lost!r} is no longer called"
+        what = f"modules were replaced after this {type(model).__name__} was adapted, and {lost[0]!r} is no longer called"
         raise AdaptersDetached(f"{what}: {remedy}; minica.detach(model) removes what is left.")
 
 
@@ -169,20 +157,19 @@ def _check_before_forward(model: nn.Module, args: tuple) -> None:
 def classifier_names(model: nn.Module, network: str = "") -> list[str]:
     """Dotted names of the modules that map features to classes; empty for a feature extractor.
 
-    A classifier added behind a frozen projection (:mod:`minica.backbones`) comes first, then what timm names, then
+    A classifier added behind a frozen projection (:mod:`minica.networks.clip`) comes first, then what timm names, then
     torchvision's ``fc``, ``classifier``, ``aux_classifier``, ``head`` and ``heads``.  Those of the network that was adapted
     inside the model belong to it as well.
     """
+    check_module(model)
     if network:
         inside = [f"{network}.{name}" for name in classifier_names(model.get_submodule(network))]
         return list(dict.fromkeys([*classifier_names(model), *inside]))
     if isinstance(getattr(getattr(model, "head", None), "classifier", None), nn.Linear):
         return ["head.classifier"]
     if hasattr(model, "get_classifier"):
-        found = model.get_classifier()
-        heads = found if isinstance(found, (tuple, list)) else [found]
-        names = {id(module): name for name, module in model.named_modules()}
-        return [names[id(head)] for head in heads if isinstance(head, nn.Module) and id(head) in names]
+        found, names = model.get_classifier(), {module: name for name, module in model.named_modules()}
+        return [names[head] for head in (found if isinstance(found, (tuple, list)) else [found]) if head in names]
     known = ("fc", "classifier", "aux_classifier", "head", "heads")
     return [name for name in known if isinstance(getattr(model, name, None), nn.Module)]
 
@@ -372,17 +359,16 @@ def frozen_running_stats(model: nn.Module) -> Iterator[nn.Module]:
 
     Without a recipe these are the layers whose weight is frozen; a layer without a weight goes with what is around it.
     """
-    recipes = adapted_parts(model)
+    carried = tuple(f"{part}.".lstrip(".") for part in adapted_parts(model))
     for name, module in model.named_modules():
-        if _running(module) and any(f"{name}.".startswith(f"{part}.".lstrip(".")) for part in recipes):
-            if has_frozen_running_stats(module):
-                yield module
-        elif _running(module):
-            around = (module_at(model, part) for part in [*reversed([*_from_the_top(name)]), ""])
+        if _running(module) and carried and f"{name}.".startswith(carried):
+            frozen = has_frozen_running_stats(module)
+        else:
+            around = [module_at(model, name.rpartition(".")[0]), model] if getattr(module, "weight", None) is None else [module]
             weights = next((found for place in around if (found := [*place.parameters()])), [])
-            own = getattr(module, "weight", None)
-            if not any(weight.requires_grad for weight in ([own] if own is not None else weights)):
-                yield module
+            frozen = not any(weight.requires_grad for weight in weights)
+        if _running(module) and frozen:
+            yield module
 
 
 def has_frozen_running_stats(module: nn.Module) -> bool:

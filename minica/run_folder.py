@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,40 +30,31 @@ TRANSFORMS = ("transform", "target_transform", "transforms")
 # Who may write.
 
 
-def writable(folder: str | os.PathLike) -> Path:
-    """``folder``, made if need be, by the one path that all links to it lead to.
-
-    Raises:
-        ValueError: if nothing can be written there.
-    """
-    try:
-        folder = Path(folder).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        why = error.strerror or error
-        raise ValueError(f"cannot write checkpoints to {folder} ({why}); choose another folder, or None.") from error
-
-
 @contextmanager
-def locked(folder: Path, main: bool) -> Iterator[None]:
-    """Keeps other runs out of ``folder``, and deletes what killed ones left half written.  Of several processes the main one
-    has the lock, and all must call this together.
+def locked(folder: str | os.PathLike, main: bool) -> Iterator[Path]:
+    """Keeps other runs out of ``folder``, which is made if need be, and deletes what killed ones left half written.
+
+    All processes of a run call this together; the ``main`` one has the lock, below the path that all links lead to.
 
     Raises:
-        ValueError: if another run has the folder.
+        ValueError: if nothing can be written there, or another run has it.
     """
+    folder, refused = Path(folder).resolve(), None
     lock = FileLock(folder / ".lock", timeout=0)
-    with suppress(Timeout):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         if main:
             lock.acquire()
-    if not broadcast_object_list([lock.is_locked])[0]:
-        raise ValueError(f"another run is writing to {folder}; wait until it ends, or choose another folder.")
+    except Timeout:
+        refused = f"another run is writing to {folder}; wait until it ends, or choose another folder."
+    except OSError as error:
+        refused = f"cannot write checkpoints to {folder} ({error.strerror or error}); choose another folder, or None."
+    if refused := broadcast_object_list([refused])[0]:
+        raise ValueError(refused)
     try:
         for unfinished in (*folder.glob(".checkpoint-?????.pt.*"), *folder.glob("checkpoint-?????.tmp")):
             unfinished.unlink(missing_ok=True)
-        yield
+        yield folder
     finally:
         with suppress(OSError):  # Windows does not delete what is open
             if main:
@@ -111,19 +101,13 @@ def nested(data: Any) -> Iterator[Any]:
 def _content(train: Any, parts: list) -> Iterator[Any]:
     for part in parts:
         held = [part] if isinstance(part, (list, tuple)) else [getattr(part, key, None) for key in CONTENT]
-        yield from _bytes([*filter(_in_memory, held), *(getattr(part, key, None) for key in BESIDE)])
-        if not any(map(_in_memory, held)) and type(part) not in (Subset, ConcatDataset):
-            for i in range(0, len(train), -(-len(train) // SAMPLED)):
-                set_seed(i)
-                once = _checksum(_bytes(train[i]))
-                set_seed(i)
-                yield once.encode() if once == _checksum(_bytes(train[i])) else b""
-
-
-def _in_memory(value: Any) -> bool:
-    return (
-        isinstance(value, (Tensor, np.ndarray, list, tuple)) and not isinstance(value, np.memmap) or hasattr(value, "listing")
-    )
+        yield from _bytes([*held, *(getattr(part, key, None) for key in BESIDE)])
+        known = any(isinstance(value, (Tensor, np.ndarray, list, tuple)) or hasattr(value, "listing") for value in held)
+        for i in range(0, 0 if known or type(part) in (Subset, ConcatDataset) else len(train), -(-len(train) // SAMPLED)):
+            set_seed(i)
+            once = _checksum(_bytes(train[i]))
+            set_seed(i)
+            yield once.encode() if once == _checksum(_bytes(train[i])) else b""
 
 
 def _bytes(value: Any) -> Iterator[Any]:
@@ -159,13 +143,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-?????.pt"))
 
 
-def save(folder: Path, epoch: int, state: dict) -> None:
+def save(folder: Path, run: dict, history: list[dict], trained: dict, best: dict, optimizer: Any, scaler: Any) -> None:
     """Stream a checkpoint to disk and put it in its place at once; the last but one stays, should a disk damage the last.
 
     Raises:
         OSError: naming the file, if the disk is full for instance.  Older checkpoints stay, and nothing half written.
     """
-    file = folder / f"checkpoint-{epoch:05d}.pt"
+    file, state = folder / f"checkpoint-{len(history):05d}.pt", {"run": run, "history": history, "model": trained, "best": best}
+    state |= {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict()}
     try:
         write_atomically(file, lambda stream: torch.save(state, stream))
     except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a stream's OSError
@@ -190,7 +175,7 @@ def resume(folder: Path, run: dict, model: nn.Module, optimizer: Any, scaler: An
     file, otherwise = files[-1], f"go on from {files[-2].name}" if len(files) > 1 else "start over"
     try:
         saved = _read(file)
-        there, history, best, trained, steps = (saved[key] for key in ("run", "history", "best", "model", "optimizer"))
+        there, history, trained, steps = (saved[key] for key in ("run", "history", "model", "optimizer"))
     except Exception as error:
         why = str(error).partition("\n")[0]
         raise ValueError(f"{file} is damaged or no checkpoint of fit ({why}); delete it to {otherwise}.") from error
@@ -198,15 +183,13 @@ def resume(folder: Path, run: dict, model: nn.Module, optimizer: Any, scaler: An
     different = [f"{key} {theirs} (here {ours})" for key, theirs, ours in both if theirs != ours]
     if different:
         more = f" and {len(different) - 4} more" if len(different) > 4 else ""
-        raise ValueError(
-            f"{folder} holds checkpoints of another run, with {', '.join(different[:4])}{more}; choose another folder, "
-            "or delete it to start over."
-        )
+        others = f"{folder} holds checkpoints of another run, with {', '.join(different[:4])}{more}"
+        raise ValueError(f"{others}; choose another folder, or delete it to start over.")
     restore(model, trained)
     optimizer.load_state_dict(steps)
     if scaler is not None:
         scaler.load_state_dict(saved["scaler"])
-    return history, best
+    return history, saved.get("best", {})
 
 
 def _read(file: Path) -> dict:

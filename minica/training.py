@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,32 +21,39 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast, broadcast_object_list, patch_environment, send_to_device, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
 from .backbones import normalization
 from .fast.caching import cache_prefix
+from .fast.devices import accelerator_on, randomness_kept, usable_device
 from .fast.layout import channels_last, in_channels_last
 from .fast.lean import lean as lean_form
 from .profiling import modes_kept
 from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
-from .run_folder import checkpoints, identity, locked, nested, restore, resume, save, writable
+from .run_folder import checkpoints, identity, locked, restore, resume, save
+from .tasks.classification import (
+    MONITORS,
+    about_data,
+    check_labels,
+    check_task,
+    count_classes,
+    cross_entropy,
+    labelled,
+    metrics,
+)
 
 PRECISIONS = ("no", "bf16", "fp16")
-MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
 COUNTS = {"epochs": 1, "batch_size": 1, "seed": 0, "accumulate": 1, "patience": 1, "workers": 0}  # the least of each
 RANGES = {"lr": math.inf, "weight_decay": math.inf, "warmup": 1, "label_smoothing": 1, "clip": math.inf}  # from 0 to each
+OPTIONAL = ("loss", "class_weights", "collate", "metrics", "patience", "clip")  # arguments that may be None
 # What a run is known by, beside what run_folder.identity finds in data and model.
-SETTINGS = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "precision", "loss", "class_weights")
-SETTINGS += ("label_smoothing", "collate", "monitor", "patience", "accumulate", "clip")
+SETTINGS = ("epochs", "lr", "weight_decay", "warmup", "seed", "accumulate", "batch_size", "precision", "clip", "loss")
+SETTINGS += ("class_weights", "label_smoothing", "collate", "monitor", "patience")
 ALONE = SimpleNamespace(autocast=nullcontext, gather_for_metrics=lambda rows: rows)  # in the place of an Accelerator
-OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
 
 class TrainingDiverged(RuntimeError):
@@ -147,39 +153,35 @@ def fit(
     _check_model(model)
     run = {key: _setting(given[key]) for key in SETTINGS} | {"validation": val is not None}
     run["batch_size"] = batch_size = min(run["batch_size"], len(train))
-    epochs, lr, weight_decay, warmup, seed = (run[key] for key in ("epochs", "lr", "weight_decay", "warmup", "seed"))
-    sets, classifies, measured = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
+    epochs, lr, weight_decay, warmup, seed, accumulate = (run[key] for key in SETTINGS[:6])
+    sets, classifies, scores = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
     loaders = [_loader(data, batch_size, workers, collate) for data in sets]
-    about, *others = (_about(loader.dataset) for loader in loaders)
-    names = about.get("classes")
-    if classifies and measured and others[0].get("classes", names) != names:
-        raise ValueError(f"val has the classes {others[0]['classes']!r:.200}, train {names!r:.200}; load both with the same.")
+    about = about_data(train)
     _check_normalization(model, about)
-    folder = None if folder is None else writable(folder)
 
-    with _accelerator(device, precision) as accelerator, in_channels_last(model), _randomness_kept(), ExitStack() as end:
+    with accelerator_on(device, precision) as accelerator, in_channels_last(model), randomness_kept(), ExitStack() as end:
         end.callback(model.eval)  # after an interrupt too: a norm left in training mode would go on learning
         device, processes, main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
         if batch_size % (processes * accumulate):
-            parts = f"the {processes} processes" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
-            raise ValueError(f"batch_size must be a multiple of {parts}, got {batch_size}.")
+            times = f" times accumulate={accumulate}" * (accumulate > 1)
+            raise ValueError(f"batch_size must be a multiple of the {processes} processes{times}, got {batch_size}.")
         if folder is not None:
-            end.enter_context(locked(folder, main))
+            folder = end.enter_context(locked(folder, main))
         model.to(device)
         skipping = nullcontext()
         if cache:
-            keep = partial(_labelled, names=names, collate=default_collate) if classifies else None
+            keep = partial(labelled, data=train, collate=default_collate) if classifies else None
             with accelerator.autocast():
                 kept, skipping = cache_prefix(model, [_loader(data, batch_size, workers, keep) for data in sets])
             if kept:
                 loaders, workers = [_loader(data, batch_size, 0) for data in kept], 0
-        seen, order, pinned = loaders[0].dataset, torch.Generator(), device.type == "cuda"
+        seen, order, pin = loaders[0].dataset, torch.Generator(), device.type == "cuda"
         an_epoch = len(seen) // batch_size  # in steps
         sampler = RandomSampler(seen, num_samples=an_epoch * batch_size, generator=order)
-        options = dict(sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pinned)
+        options = dict(sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin)
         batches = DataLoader(seen, batch_size // processes // accumulate, **options)
         batches = accelerator.prepare_data_loader(batches, device_placement=False)  # labels are checked on the CPU
-        val_batches = accelerator.prepare_data_loader(loaders[1], device_placement=False) if measured else loaders[-1]
+        val_batches = accelerator.prepare_data_loader(loaders[1], device_placement=False) if scores else loaders[-1]
         optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr))
         history, best = [], {}
         if folder is not None:
@@ -192,7 +194,7 @@ def fit(
         end.callback(optimizer.zero_grad)
         net = DistributedDataParallel(model) if processes > 1 else model  # averages gradients over the processes
         if classifies:
-            weights = None if class_weights is None else torch.tensor(run["class_weights"], device=device)
+            weights = None if class_weights is None else torch.tensor(run["class_weights"], dtype=torch.float32, device=device)
             loss = partial(cross_entropy, class_weights=weights, label_smoothing=label_smoothing)
         steps, done, so_far = epochs * an_epoch, len(history) * an_epoch, 0
 
@@ -212,16 +214,16 @@ def fit(
                 for at, batch in enumerate(batches, start=epoch * an_epoch * accumulate):
                     step, part = divmod(at, accumulate)
                     if at == done * accumulate:  # once, and with a batch: items taken for this alone would be taken twice
-                        with _randomness_kept(), modes_kept(model), accelerator.autocast():
-                            classes = _check_task(model, loaders[0], batch, run["class_weights"]) if classifies else None
-                            if measured:
-                                _check_task(model, loaders[1], _first(loaders[1]))
+                        with randomness_kept(), modes_kept(model), accelerator.autocast():
+                            classes = check_task(model, loaders[0], batch, train, run["class_weights"]) if classifies else None
+                            if scores:
+                                check_task(model, loaders[1], _first(loaders[1]), val)
                         remember_training_data(model, about)
                     if classifies:
-                        batch = _labelled(batch, names)
-                        _check_labels(batch[1], classes)
+                        batch = labelled(batch, train)
+                        check_labels(batch[1], classes)
                     with accelerator.autocast():
-                        share = loss(net, send_to_device(batch, device, non_blocking=pinned))
+                        share = loss(net, send_to_device(batch, device, non_blocking=pin))
                     if not (isinstance(share, Tensor) and share.ndim == 0 and share.requires_grad):
                         raise ValueError(f"loss must return one number that depends on what trains, got {share!r:.200}.")
                     accelerator.backward(share / accumulate)
@@ -253,25 +255,12 @@ def fit(
                 if patience is not None and _best(history, monitor) == epoch:
                     best = {key: value.cpu().clone() for key, value in trained.items()}
                 if folder is not None and main:
-                    state = {
-                        "run": run,
-                        "history": history,
-                        "model": trained,
-                        "optimizer": optimizer.state_dict(),
-                        "best": best,
-                    }
-                    save(folder, epoch + 1, state | {"scaler": accelerator.scaler and accelerator.scaler.state_dict()})
+                    save(folder, run, history, trained, best, optimizer, accelerator.scaler)
                 if on_epoch is not None and main:
                     on_epoch(dict(record))
         restore(model, best)
         remember_training_data(model, about)
     return history
-
-
-def cross_entropy(model: nn.Module, batch: Sequence[Tensor], class_weights=None, label_smoothing: float = 0.0) -> Tensor:
-    """The default loss of :func:`fit`, in float32: of images (N, C, H, W) and labels int64 (N,)."""
-    images, labels = batch
-    return F.cross_entropy(model(channels_last(images)).float(), labels, class_weights, label_smoothing=label_smoothing)
 
 
 def learning_rate(step: int, steps: int, lr: float, warmup: float = 0.1) -> float:
@@ -312,7 +301,7 @@ def evaluate(
     For batches that are not made by default, give a DataLoader with its ``collate_fn``.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
         return _measured(model.eval(), loader, metrics)
 
 
@@ -334,43 +323,8 @@ def predict(
             the classifier does not have, or outputs that are no logits of at least two classes.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(_device(device))), modes_kept(model):
+    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
         return _collect(model.eval(), loader)
-
-
-def metrics(logits: Tensor, labels: Tensor) -> dict:
-    """How good logits ``(N, C)`` are for labels ``(N,)``; all but ``loss`` (cross-entropy) and ``n`` lie in [0, 1].
-
-    ``accuracy_95`` is the :func:`wilson_interval`.  ``balanced_accuracy`` is the mean recall and ``auroc`` the mean
-    one-versus-rest area under the ROC curve, over the classes present in ``labels``; with fewer than two of them
-    ``auroc`` is NaN and ``note`` says why.  ``macro_f1`` averages over the classes that are present or predicted.
-    """
-    # Importing torchmetrics takes as long as importing torch; only who asks for metrics should wait for it.
-    from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score, multiclass_recall
-
-    classes, guesses = logits.shape[1], logits.argmax(1)
-    present, among_present = labels.unique(return_inverse=True)
-    correct = int((guesses == labels).sum())
-    found = {
-        "loss": F.cross_entropy(logits, labels).item(),
-        "accuracy": correct / len(labels),
-        "accuracy_95": wilson_interval(correct, len(labels)),
-        "balanced_accuracy": multiclass_recall(guesses, labels, classes, average="none")[present].mean().item(),
-        "macro_f1": multiclass_f1_score(guesses, labels, classes, average="macro").item(),
-        "auroc": math.nan,
-        "n": len(labels),
-    }
-    if len(present) < 2:
-        return found | {"note": f"auroc is not defined: every label is {present.item()}"}
-    scores = logits.double().softmax(1)[:, present]  # in float32, confident scores would tie at 1
-    return found | {"auroc": multiclass_auroc(scores, among_present, len(present), average="macro").item()}
-
-
-def wilson_interval(correct: int, n: int) -> list[float]:
-    """95 % interval of a proportion (Wilson 1927): unlike +- 2 sigma it holds for few images and near 0 and 1."""
-    z, p = 1.959964, correct / n
-    centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return [max(0.0, (centre - half) / (1 + z**2 / n)), min(1.0, (centre + half) / (1 + z**2 / n))]
 
 
 @torch.no_grad()
@@ -384,14 +338,14 @@ def _measured(model: nn.Module, loader: DataLoader, own: Callable | None, accele
 @torch.no_grad()
 def _collect(model: nn.Module, loader: DataLoader, accelerator: Any = ALONE) -> tuple[Tensor, Tensor]:
     """Logits and labels of all batches, gathered from all processes."""
-    rows, names, device = [], _about(loader.dataset).get("classes"), next(model.parameters()).device
+    rows, device = [], next(model.parameters()).device
     for batch in loader:
-        images, labels = send_to_device(_labelled(batch, names), device)
+        images, labels = send_to_device(labelled(batch, loader.dataset), device)
         with accelerator.autocast():
             logits = model(channels_last(images))
-        classes = _count_classes(model, logits)
+        classes = count_classes(model, logits)
         rows.append([gathered.cpu() for gathered in accelerator.gather_for_metrics((logits.float(), labels))])
-        _check_labels(rows[-1][1], classes)
+        check_labels(rows[-1][1], classes)
     logits, labels = zip(*rows, strict=True)
     return torch.cat(logits), torch.cat(labels)
 
@@ -400,8 +354,7 @@ def _best(history: list[dict], monitor: str) -> int:
     """The position of the first epoch with the highest ``monitor``; NaN is lower than all."""
     scores = [record.get(f"val_{monitor}") for record in history]
     if not all(isinstance(score, Real) for score in scores):
-        found = ", ".join(key.removeprefix("val_") for key in history[-1] if key.startswith("val_"))
-        raise ValueError(f"monitor={monitor!r} is no number among the validation metrics, which are {found}.")
+        raise ValueError(f"monitor={monitor!r} is no number among what validation gives: {', '.join(history[-1])}.")
     return max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
 
 
@@ -413,41 +366,11 @@ def _mix(*numbers: int) -> int:
 # What a data set says of itself.
 
 
-def _about(data: Any) -> dict:
-    """The ``about`` of minica's data sets or the ``classes`` of torchvision's, also where Subset and the like wrap them."""
-    for part in nested(data):
-        names = getattr(part, "classes", None)
-        if about := getattr(part, "about", None) or (isinstance(names, (list, tuple)) and names and {"classes": tuple(names)}):
-            return about
-    return {}
-
-
 def remember_training_data(model: nn.Module, about: dict) -> None:
     """Note on a model that :func:`minica.adapt` or :func:`minica.tune` prepared what it is trained on."""
     for part in adapted_parts(unwrap(model)).values():
         if recipe := active_recipe(part):
             recipe.about = dict(about)
-
-
-def _labelled(batch: Any, names: Sequence[str] | None, collate: Callable | None = None) -> tuple[Tensor, Tensor]:
-    """(images, labels as int64 (N,)) of a batch, or of the items that ``collate`` makes one of."""
-    batch = batch if collate is None else collate(batch)
-    if not (isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-        raise ValueError(f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}; {OTHER_TASKS}.")
-    return batch[0], _whole_numbers(batch[1], names)
-
-
-def _whole_numbers(labels: Any, names: Sequence[str] | None) -> Tensor:
-    """As int64 (N,): labels of any whole-number type, (N,) or (N, 1), or text that is among ``names``."""
-    if isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels):
-        if unknown := set(labels) - set(names or ()):
-            known = f"is not among its classes, {', '.join(names[:5])}, ..." if names else "is text, and it has no classes"
-            raise ValueError(f"the data set's label {min(unknown)!r} {known}; number labels from 0, or give it .classes.")
-        return torch.tensor([names.index(label) for label in labels])
-    what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-    if not isinstance(labels, Tensor) or labels.dtype.is_floating_point or tuple(labels.shape[1:]) not in ((), (1,)):
-        raise ValueError(f"labels must be one whole number an image, (N,) or (N, 1), got {what}; {OTHER_TASKS}.")
-    return labels.flatten().long()
 
 
 # What is accepted.
@@ -462,28 +385,26 @@ def _setting(value: Any) -> Any:
 
 def _check_arguments(given: dict) -> None:
     """Of the arguments of :func:`fit`, by name."""
-    train, val, loss, metrics, monitor = (given[key] for key in ("train", "val", "loss", "metrics", "monitor"))
-    numbers = {key: value for key, value in given.items() if value is not None or key not in ("clip", "patience")}
-    for name in COUNTS.keys() & numbers.keys():
-        if not isinstance(numbers[name], Integral) or numbers[name] < COUNTS[name]:
-            raise ValueError(f"{name} must be a whole number from {COUNTS[name]}, got {numbers[name]!r}.")
-    for name in RANGES.keys() & numbers.keys():
-        if not (isinstance(numbers[name], Real) and math.isfinite(numbers[name]) and 0 <= numbers[name] <= RANGES[name]):
-            raise ValueError(f"{name} must be a number from 0 to {RANGES[name]}, got {numbers[name]!r}.")
-    if given["precision"] not in PRECISIONS:
-        raise ValueError(f"unknown precision {given['precision']!r}; choose one of {', '.join(PRECISIONS)}.")
+    train, val, precision, patience, monitor = (given[key] for key in ("train", "val", "precision", "patience", "monitor"))
+    given = {key: value for key, value in given.items() if value is not None or key not in OPTIONAL}
+    for name, least in COUNTS.items():
+        if name in given and not (isinstance(given[name], Integral) and given[name] >= least):
+            raise ValueError(f"{name} must be a whole number from {least}, got {given[name]!r}.")
+    for name, most in RANGES.items():
+        if name in given and not (isinstance(given[name], Real) and math.isfinite(given[name]) and 0 <= given[name] <= most):
+            raise ValueError(f"{name} must be a number from 0 to {most}, got {given[name]!r}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     if isinstance(train, DataLoader) or not (hasattr(train, "__getitem__") and hasattr(train, "__len__")):
-        raise ValueError(
-            f"train must be a data set with len() and indexing, got {type(train).__name__}; fit shuffles and makes the "
-            "batches itself, so of a DataLoader give its .dataset."
-        )
+        what = f"train must be a data set with len() and indexing, got {type(train).__name__}"
+        raise ValueError(f"{what}; fit shuffles and makes the batches itself, so of a DataLoader give its .dataset.")
     if len(train) == 0:
         raise ValueError("the training set is empty; check the split that it comes from.")
-    if loss is not None and (given["class_weights"] is not None or given["label_smoothing"]):
+    if "loss" in given and ("class_weights" in given or given["label_smoothing"]):
         raise ValueError("class_weights and label_smoothing are of the default loss; use them in the loss that you give.")
-    if given["cache"] and given["collate"] is not None:
+    if "collate" in given and given["cache"]:
         raise ValueError("cache=True makes its own batches of what it keeps; leave collate out, or train without the cache.")
-    if given["patience"] is not None and (val is None or metrics is None and monitor not in MONITORS):
+    if patience is not None and (val is None or monitor not in MONITORS and "metrics" not in given):
         raise ValueError(f"patience needs val, and metrics= or a monitor that is one of {', '.join(MONITORS)}.")
 
 
@@ -502,47 +423,11 @@ def _check_normalization(model: nn.Module, about: dict) -> None:
             warnings.warn(f"{text}; load the data with **minica.normalization(model).", stacklevel=3)
 
 
-@torch.no_grad()
-def _check_task(model: nn.Module, loader: DataLoader, batch: Any, class_weights: list | None = None) -> int:
-    """How many classes the model tells apart, by its output for one image, if that suits labels, classes and weights."""
-    data, device, names = loader.dataset, next(model.parameters()).device, _about(loader.dataset).get("classes")
-    images, labels = _labelled(batch, names)
-    classes = _count_classes(model, model.eval()(channels_last(images[:1].to(device))))
-    for what, there in (("classes in the data", names), ("class_weights", class_weights)):
-        if there is not None and len(there) != classes:
-            raise ValueError(
-                f"there are {len(there)} {what}, but the model has {classes} outputs; create it with num_classes=."
-            )
-    _check_labels(labels, classes)
-    if loader.collate_fn is default_collate:  # and labels that are in memory, all of them
-        if isinstance(data, TensorDataset) or hasattr(data, "about"):
-            _check_labels(_whole_numbers(data.tensors[1] if isinstance(data, TensorDataset) else data.labels, names), classes)
-    return classes
-
-
 def _first(loader: DataLoader) -> Any:
     """A batch of one item, without the loader's own iterator, which would draw random numbers and start workers."""
     data = loader.dataset
     item = next(iter(data)) if isinstance(data, IterableDataset) else data[0]
     return loader.collate_fn(item if loader.batch_sampler is None else [item])
-
-
-def _count_classes(model: nn.Module, logits: Any) -> int:
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    headless = getattr(model, "num_classes", None) == 0 and shape[1:] == (getattr(model, "num_features", None),)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] < 2 or headless:
-        what = f"{'features' if headless else 'outputs'} of shape {shape}"
-        raise ValueError(f"the model gives {what}, not logits (N, at least 2); create it with num_classes=, or {OTHER_TASKS}.")
-    return shape[1]
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):  # left to CUDA, this is a device assert that names nothing and ends the process's use of the GPU
-        raise ValueError(
-            f"label {wrong[0].item()} is not among the classifier's {classes} classes, 0 to {classes - 1}; create the "
-            "backbone with the data's num_classes."
-        )
 
 
 def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: Callable | None = None) -> DataLoader:
@@ -554,56 +439,8 @@ def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: 
     return data
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); try 'cpu' or None.") from error
-
-
 def _diverged(what: str, step: int, steps: int, rate: float, folder: Path | None) -> TrainingDiverged:
     files = [] if folder is None else checkpoints(folder)
     kept = f"the last good checkpoint is {files[-1]}" if files else "there is no checkpoint yet"
     where = f"step {step + 1} of {steps}, learning rate {rate:.3g}"
     return TrainingDiverged(f"{what} at {where}; {kept}. Try a lower lr, a longer warmup or another precision.")
-
-
-# What is put back after a run.
-
-
-@contextmanager
-def _accelerator(device: str | torch.device | None, precision: str) -> Iterator[Accelerator]:
-    """Accelerate keeps device and precision in process-wide singletons: a notebook's second fit could not change them,
-    and a caller's own accelerator would decide for us.  So they are emptied for a run and put back after it."""
-    wanted = _device(device)
-    if precision == "fp16" and wanted.type == "cpu":
-        raise ValueError("precision 'fp16' needs a GPU; on the CPU choose 'bf16' or 'no'.")
-    # Left to itself Accelerate prefers MPS to the CPU, and takes the first GPU or, of several processes, each its own.
-    numbered = device is not None and torch.device(device).index is not None
-    singletons = (AcceleratorState, PartialState, GradientState)
-    before = [dict(singleton._shared_state) for singleton in singletons]
-    try:
-        for singleton in singletons:
-            singleton._reset_state()
-        with patch_environment(**({"ACCELERATE_TORCH_DEVICE": wanted} if numbered else {})):
-            accelerator = Accelerator(cpu=wanted.type == "cpu", mixed_precision=precision)
-        yield accelerator
-    finally:
-        for singleton, state in zip(singletons, before, strict=True):
-            singleton._reset_state()
-            singleton._shared_state.update(state)
-
-
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """The caller's random numbers go on as if nothing had been seeded."""
-    python, array = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(array)

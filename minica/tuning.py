@@ -123,38 +123,32 @@ def tune(
 
 def prepare(model: nn.Module, method: str, norms: str, train, backbone: str | None, options: dict) -> nn.Module:
     """:func:`tune` without its rehearsal, on a model to which nothing, or for Conv-Adapters only other sets, was added."""
-    if method == "conv_adapter":
-        adapt(model, train=train, backbone=backbone, **options)
-        train_norms(model, norms)
-        return model
-    place = backbone or ""
+    place, (train, beside) = backbone or "", recipe.named_tensors(model, train)
     network = recipe.part_of(model, place)
-    train, beside = recipe.named_tensors(model, train)
-    state = recipe.carry(model, place)
-    without = [name for name, conv in model.named_modules() if getattr(conv, "bias", 0) is None]
-    own = [f"{place}.{key}".lstrip(".") for key in METHODS[method](network, **options)]
-    own += recipe.keys_below(model, recipe.classifier_names(model, place)) + beside
-    if not own:
-        what = f"under {method!r} nothing of this {type(model).__name__} would train: no classifier was recognised"
-        raise ValueError(f"{what}; name it, for instance train=({[name for name, _ in model.named_children()][-1]!r},).")
-    state.added_biases = tuple(name for name in without if model.get_submodule(name).bias is not None)
-    recipe.declare(model, "default", recipe.Recipe(method, options, tuple(dict.fromkeys(own)), train=train))
-    train_norms(model, norms)
-    recipe.warn_about_heads(model)
+    norm_names = [f"{place}.{name}".lstrip(".") for name in _trained_norms(network, norms)]
+    if method == "conv_adapter":
+        adapt(model, train=(*train, *norm_names), backbone=backbone, **options)
+    else:
+        state = recipe.carry(model, place)
+        without = [name for name, conv in model.named_modules() if getattr(conv, "bias", 0) is None]
+        own = [f"{place}.{key}".lstrip(".") for key in METHODS[method](network, **options)]
+        own += recipe.keys_below(model, [*recipe.classifier_names(model, place), *norm_names]) + beside
+        if not own:
+            what = f"under {method!r} nothing of this {type(model).__name__} would train: no classifier was recognised"
+            raise ValueError(f"{what}; name it, for instance train=({[name for name, _ in model.named_children()][-1]!r},).")
+        state.added_biases = tuple(name for name in without if model.get_submodule(name).bias is not None)
+        recipe.declare(model, "default", recipe.Recipe(method, options, tuple(dict.fromkeys(own))))
+        recipe.warn_about_heads(model)
+    declared = recipe.active_recipe(model)
+    declared.norms, declared.train = norms, train
     return model
 
 
-def train_norms(model: nn.Module, norms: str) -> None:
-    """Add the normalisation layers that ``norms`` names (see :func:`tune`) to the recipe in use."""
-    declared, start, wanted = recipe.active_recipe(model), f"{recipe.state_of(model).network}.".lstrip("."), []
-    for name, module in recipe.network_of(model).named_modules():
-        chosen = name in FINAL_NORMS if norms == "final" else norms == "all" and "norm" in name.rpartition(".")[2]
-        wanted += [f"{start}{name}"] if chosen and isinstance(module, NORMS) else []
-    keys = [key for key in recipe.keys_below(model, wanted) if key not in declared.own]
-    declared.norms, declared.own = norms, (*declared.own, *keys)
-    if declared.method == "conv_adapter":
-        recipe.untie_from_backbone(model, keys)
-    recipe.set_flags(model)
+def _trained_norms(network: nn.Module, norms: str) -> list[str]:
+    """The normalisation layers that ``norms`` names, see :func:`tune`."""
+    names = [name for name, module in network.named_modules() if isinstance(module, NORMS) and module.state_dict()]
+    wanted = {"none": (), "final": FINAL_NORMS}.get(norms, names)
+    return [name for name in names if name in wanted and (norms != "all" or "norm" in name.rpartition(".")[2])]
 
 
 def _block_convolutions(network: nn.Module, spec: Spec | None):

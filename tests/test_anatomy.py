@@ -11,7 +11,8 @@ from torch import nn
 
 import minica
 from minica.anatomy import Row, Unit
-from minica.discovery import blank_image, classifier_names, find_parts, skeleton, trace
+from minica.discovery import blank_image, find_parts, skeleton, trace
+from minica.recipe import classifier_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of this backbone")
 

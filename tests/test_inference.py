@@ -76,6 +76,21 @@ def test_sets_share_a_folded_backbone():
     assert not norms(folded)
 
 
+@pytest.mark.parametrize(
+    ("family", "own"), [("basic", ["layer1.0.bn1", "layer2"]), ("bit", ["stages.0.blocks.0.conv2", "norm"])]
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_layers_that_a_set_has_for_its_own_are_kept_for_it(family, own, second):
+    model, x = net(family).double(), images(family).double()
+    expected = {None: model(x), "a": disturb(minica.adapt(model, name="a", train=own).float()).double()(x)}
+    if second:
+        expected["b"] = disturb(minica.adapt(model, name="b", train=own[:1]).float()).double()(x)
+    folded = minica.fold(model)
+    for name in (*expected, *expected):
+        torch.testing.assert_close(minica.switch(folded, name)(x), expected[name], rtol=1e-6, atol=1e-6)
+    assert norms(folded) < norms(model) or family == "bit"  # which has GroupNorm
+
+
 def test_a_folded_copy_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="nothing in this model trains.*a folded copy is for inference"):
         minica.save_adapter(minica.fold(minica.adapt(net("basic"))), tmp_path)

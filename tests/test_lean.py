@@ -20,7 +20,7 @@ from minica.fast.lean_layers import LeanNorm, pack, unpack
 from minica.profiling import activations
 from minica.recipe import Lean
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters")
+pytestmark = pytest.mark.filterwarnings("ignore:.*adds .* parameters", "ignore:.*stays frozen")
 
 
 def gradients(model: nn.Module, images: torch.Tensor, run=None) -> dict[str, torch.Tensor]:

@@ -9,10 +9,9 @@ import timm
 import torch
 
 import minica
-from minica.counting import adapter_macs, adapter_operations, adapter_parameters, block_weights
-from minica.experiments.costs import table_10
+from minica.counting import adapter_macs, adapter_parameters
+from minica.experiments.costs import adapter_operations, block_weights, operations, table_10
 from minica.experiments.paper import table
-from minica.profiling import operations
 
 BIT, CONVNEXT = "resnet50-in21k-bit-m", "convnext-b-in21k"
 PER_TASK = {BIT: (11, 13), CONVNEXT: (12, 14)}  # FGVC, VTAB-1k

@@ -40,6 +40,8 @@ def test_every_sweep_is_complete(name):
     for record in found.values():
         assert {"trainable", "seconds", "versions", "hardware", "revision"} <= record.keys()
         assert plan.phases or {"test", "val"} <= record.keys()
+    said = re.search(r"# (\d+) runs", (CONFIGS / f"{name}.toml").read_text())
+    assert plan.phases or int(said[1]) == len(found)
 
 
 @pytest.mark.parametrize(("name", "scale"), [("quickstart", presets.QUICKSTART), ("position", presets.POSITION)])

@@ -205,6 +205,8 @@ def test_two_sweeps_on_the_same_records(tmp_path):
     ("name", "cells", "points", "finals"),
     [
         ("packaged", 3, 16, 9),
+        ("quickstart", 4, 12, 20),
+        ("position", 8, 22, 40),
         ("solar_cells", 2, 8, 10),
         ("few_shot_solar_cells", 16, 64, 128),
         ("vtab_packaged", 20, 60, 100),
@@ -219,6 +221,7 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
     plan = read_plan(CONFIGS / f"{name}.toml")
     assert (len(plan.cells), sum(len(cell.points) for cell in plan.cells)) == (cells, points)
     assert len(plan.cells) * len(plan.seeds) == finals
+    assert name != "quickstart" or [len(cell.seeds) for cell in plan.cells] == [5, 5, 5, 3]
     if said := re.search(r"# ([\d,]+) tuning runs and ([\d,]+) final ones", (CONFIGS / f"{name}.toml").read_text()):
         assert [int(number.replace(",", "")) for number in said.groups()] == [points * len(plan.tuning_seeds), finals]
     if name.startswith("table"):
@@ -239,6 +242,12 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         ("seeds = [1]", "seeds = [1]\nmetric = 'loss'", "metric is 'loss'; choose one of accuracy, balanced_"),
         ("seeds = [1]", "seeds = [1]\ncache = 'yes'", "cache must be true or false, got 'yes'"),
         ("seeds = [1]", "seeds = [1]\nwrong = 1", "wrong must be true or false, got 1"),
+        ("seeds = [1]", "seeds = [1]\nphases = 'none'", "phases must be true or false, got 'none'"),
+        ("seeds = [1]", "seeds = [1]\nfinalists = 0", "finalists must be a whole number from 1, got 0"),
+        ("seeds = [1]", "seeds = [1]\nfinalists = 2", "finalists go on to further tuning_seeds, but 1 is the only one"),
+        ("seeds = [1]", "seeds = [1]\ncontrol = true", "unknown key 'control'"),
+        ('"linear"', '"linear", control = 1', r"control in \[methods.LP\] must be true or false, got 1"),
+        ('"linear"', '"linear", seeds = [-1]', r"seeds in \[methods.LP\] must be whole numbers from 0, got \[-1\]"),
         ("seeds = [1]", "seeds = [1]\ntuning_seeds = [0, -1]", r"tuning_seeds must be whole numbers from 0, got \[0, -1\]"),
         ("seeds = [1]", "seeds = [1]\nnormalization = 0.5", "normalization is 0.5; choose one of backbone, imagenet"),
         ("seeds = [1]", "seeds = [1]\nwarmup = 10", "warmup is the part of all steps that warms up, from 0 to 1, got 10"),
@@ -307,6 +316,51 @@ def test_tuned_over_two_seeds_into_one_file(tmp_path, capsys):
     assert final["test"]["accuracy"] == pytest.approx(1 - len(final["test"]["wrong"]) / final["test"]["n"])
     assert sweep(tmp_path / "two.toml", tmp_path / "new" / "records.json")
     assert "7 trials recorded" in (shown := capsys.readouterr().out) and "0 to run now" in shown
+
+
+ONE_PHASE = """
+size = 32
+epochs = 1
+batch_size = 16
+seeds = [0, 1, 2]
+tuning_seeds = [0, 1]
+finalists = 2
+phases = false
+backbones = "tf_efficientnet_lite0"
+weight_decay = 0
+tasks = { data = "solar-cells", task = "defect", train_size = 32 }
+
+[methods.LP]
+method = "linear"
+lr = [1e37, 1e-2, 1e-3, 1e-4]
+
+[methods."LP, small rate"]
+control = true
+method = "linear"
+lr = 1e-5
+seeds = [0, 1]
+"""
+
+
+def test_finalists_and_runs_of_one_phase(tmp_path, capsys):
+    """Four rates with the first seed, the best two with the second, the best mean with all; a control has one rate."""
+    (tmp_path / "one.toml").write_text(ONE_PHASE)
+    assert sweep(tmp_path / "one.toml", tmp_path / "records.json")
+    records = experiments.read_records(tmp_path / "records.json").values()
+    by_rate = {}
+    for record in records:
+        assert "phase" not in record["config"] and "selection" not in record
+        assert "error" in record or {"val", "test"} <= record.keys()
+        by_rate.setdefault(record["config"]["lr"], {})[record["config"]["seed"]] = record.get("val", {}).get("accuracy", 0)
+    assert by_rate.pop(1e-5).keys() == {0, 1}
+    first = sorted((1e-2, 1e-3, 1e-4), key=lambda lr: -by_rate[lr][0])  # of equals, the first in the grid's order
+    assert by_rate[1e37].keys() == by_rate[first[2]].keys() == {0}, "what has lost is not tried again"
+    best, second = sorted(first[:2], key=lambda lr: (-by_rate[lr][0] - by_rate[lr][1], first.index(lr)))
+    assert (by_rate[best].keys(), by_rate[second].keys()) == ({0, 1, 2}, {0, 1})
+    row, control = table(capsys.readouterr().out)[2:]
+    assert f"| 4 of 4 | lr {best} |" in row and "| LP, small rate | 1 of 1 |  |" in control
+    assert sweep(tmp_path / "one.toml", tmp_path / "records.json")
+    assert f"{len(records)} trials recorded" in (shown := capsys.readouterr().out) and "0 to run now" in shown
 
 
 def test_the_published_normalization(tmp_path):

@@ -25,7 +25,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import minica.training
-from minica.training import TrainingDiverged, evaluate, fit, learning_rate, metrics, parameter_groups, predict
+from minica.tasks.classification import metrics
+from minica.training import TrainingDiverged, evaluate, fit, learning_rate, parameter_groups, predict
 
 SIZE = 12
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,15 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
 import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
+
+from ..atomic import write_atomically
 
 RESIZE_RULES = ("squash", "crop", "centre")
 _FORMAT = 1  # of the cached pictures: count up whenever decoding or drawing changes what they look like
@@ -145,16 +147,13 @@ def _read(path: Path, fingerprint: str) -> Tensor | None:
 
 
 def _write(path: Path, images: Tensor, fingerprint: str) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    def payload(file: BinaryIO) -> None:
+        file.write(save({"images": images}, {"seal": _seal(images, fingerprint)}))
+        Path(file.name).chmod(path.parent.stat().st_mode & 0o666)  # for whom the folder is, not only for its writer
+
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"images": images}, temporary, {"seal": _seal(images, fingerprint)})
-            temporary.chmod(path.parent.stat().st_mode & 0o666)  # for whom the folder is, not only for its writer
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, payload)
     except (OSError, SafetensorError) as error:
         warnings.warn(
             f"cannot write to the image cache {path.parent} ({error}); the images will be decoded again next time. "

@@ -28,7 +28,8 @@ import torch
 from .. import data
 from ..backbones import create_backbone, normalization
 from ..profiling import count
-from ..training import fit, metrics, predict
+from ..tasks.classification import metrics
+from ..training import fit, predict
 from ..tuning import tune
 
 # What a run trains on, and which sets it is scored on.  What is tuned never sees the test images.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from ..training import wilson_interval
+from ..tasks.classification import wilson_interval
 from .plans import Plan, final_records, known_jobs, tuning_runs
 from .records import trial_key
 from .runs import describe

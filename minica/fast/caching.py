@@ -1,8 +1,8 @@
-"""What of a frozen network's work need not be done again in every epoch?
+"""The output of a network's frozen prefix, computed once for all epochs.
 
-Up to the first place where something trains, a network gives the same maps for the same picture, epoch after epoch.  What runs
-before that place, the frozen prefix, can run once.  A linear probe's prefix is all but the classifier; that of adapters in late
-stages ends where the first of them begins; full fine-tuning has none.
+The frozen prefix is what runs before the first place where something trains; it gives the same maps for the same image in every
+epoch.  A linear probe's prefix is all but the classifier; that of adapters in late stages ends where the first of them begins;
+full fine-tuning has none.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from ..profiling import modes_kept
 from ..recipe import frozen_running_stats
 from .layout import channels_last
 
-CHECKED = 32  # images of which a data set must give the same twice
+CHECKED = 32  # how many images of a data set are read twice, to see that they do not change
 
 
 def cache_prefix(model: nn.Module, loaders: list[DataLoader]) -> tuple[list[Dataset], AbstractContextManager]:
-    """The data sets to train on instead of images, and the context in which ``model`` takes what they hold.
+    """Data sets of the prefix's outputs to train on instead of images, and the context in which ``model`` accepts them.
 
-    For each loader of (images, labels) there is one of (prefix's outputs, labels), in main memory; none at all for a model
-    without a frozen prefix, whose context does nothing.
+    For each loader of (images, labels) there is a data set of (prefix's outputs, labels) in main memory; for a model without a
+    frozen prefix there are none, and the context does nothing.  Within the context the model runs without its prefix, in every
+    thread.
 
     Raises:
         ValueError: if a data set does not give the same images every time, or the maps do not fit into memory.
@@ -45,25 +46,26 @@ def cache_prefix(model: nn.Module, loaders: list[DataLoader]) -> tuple[list[Data
 def _frozen_prefix(model: nn.Module, images: Tensor) -> tuple[nn.Module | None, list[nn.Module]]:
     """The module that takes the prefix's output, and the modules that the prefix consists of.
 
-    From the first module that trains outwards, the innermost will do without which nothing changes when the prefix is skipped.
-    Inside a block it does change, since the shortcut goes around; and dropout in the prefix is not frozen.
+    Candidates are the first module that trains and, from it outwards, the modules around it.  The first of them is taken for
+    which the network's output is the same when all modules before it are skipped.  It is not for a module inside a block, whose
+    shortcut goes around it, nor where there is dropout in the prefix.
     """
     begins, ends = _order(model, images)
-    first = min((_called(name, begins) for name in _live(model)), key=begins.__getitem__)
+    first = min((_called_module(name, begins) for name in _training_modules(model)), key=begins.__getitem__)
     while first:
         before = [name for name in begins if ends[name] < begins[first]]
         outermost = [name for name in before if not any(name.startswith(f"{other}.") for other in before)]
         whole = [model.get_submodule(name) for name in outermost]
         cut = model.get_submodule(first)
-        # Nor does it end between a convolution and its norm: the lean form folds one into the other.
+        # The prefix must not end between a convolution and its norm, since the lean form folds one into the other.
         if whole and not isinstance(cut, _NormBase) and _same_without(model, cut, whole, images):
             return cut, whole
-        first = _called(first.rpartition(".")[0], begins)
+        first = _called_module(first.rpartition(".")[0], begins)
     return None, []
 
 
-def _live(model: nn.Module) -> Iterator[str]:
-    """The names of modules in which, or from whose input on, something trains."""
+def _training_modules(model: nn.Module) -> Iterator[str]:
+    """The names of modules that hold what trains, and of those at whose input an adapter reads."""
     for name, module in model.named_modules():
         if isinstance(module, Attachment):
             yield name.rpartition(".")[0]
@@ -73,8 +75,8 @@ def _live(model: nn.Module) -> Iterator[str]:
             yield name
 
 
-def _called(name: str, begins: dict[str, int]) -> str:
-    """The module, or the one around it that was called: some weights are used without calling their module."""
+def _called_module(name: str, begins: dict[str, int]) -> str:
+    """The module called ``name``, or the innermost one around it that was called: some weights are used without a call."""
     while name not in begins:
         name = name.rpartition(".")[0]
     return name
@@ -99,7 +101,7 @@ def _order(model: nn.Module, images: Tensor) -> tuple[dict[str, int], dict[str, 
 
 
 def _same_without(model: nn.Module, cut: nn.Module, prefix: list[nn.Module], images: Tensor) -> bool:
-    """Whether training gives the same numbers when ``prefix`` is skipped and ``cut`` is reached by what it took before."""
+    """Whether the model in training mode gives the same output when ``prefix`` is skipped and given what ``cut`` received."""
     taken = []
     hook = cut.register_forward_pre_hook(lambda module, *given: taken.append(given), with_kwargs=True, prepend=True)
     try:
@@ -139,9 +141,9 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def _skipped(modules: list[nn.Module]) -> Iterator[None]:
-    """Within this context these modules give back what they take."""
+    """Within this context these modules return their input."""
     for module in modules:
-        module.forward = _give_back
+        module.forward = _identity
     try:
         yield
     finally:
@@ -149,17 +151,17 @@ def _skipped(modules: list[nn.Module]) -> Iterator[None]:
             del module.forward
 
 
-def _give_back(x: Tensor, *args, **kwargs) -> Tensor:
+def _identity(x: Tensor, *args, **kwargs) -> Tensor:
     return x
 
 
 class _Reached(Exception):
-    """The end of the prefix: the rest of the network need not run."""
+    """Raised at the end of the prefix, with its output, so that the rest of the network does not run."""
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, cut: nn.Module, loader: DataLoader) -> TensorDataset:
-    """What ``cut`` takes for every image of a loader, with the labels."""
+    """What ``cut`` receives for every image of a loader, with the labels."""
 
     def stop(module: nn.Module, args: tuple) -> None:
         raise _Reached(args[0])

@@ -1,0 +1,1 @@
+"""What a training loop trains for: losses, checks of targets, and metrics."""
