@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import stat
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import safetensors
 import safetensors.torch
 import torch
@@ -60,7 +62,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
             folder cannot be written.  A file that was there stays whole.
         AdaptersDetached: if adapters are no longer where they were put.
     """
-    inside = recipe.check_parts(model)
+    inside, folder = recipe.check_parts(model), _path(folder)
     if inside and "" not in inside:
         part = next(iter(inside))
         remedy = f"adapt the whole with backbone={part!r}, train=(...) to save what else trains"
@@ -88,12 +90,13 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     except (TypeError, ValueError) as error:
         raise ValueError(f"what is written about an adapter must be JSON: numbers, text, lists. {error}.") from error
     metadata = {"minica": f"{_checksum(described, tensors)} {described}"}  # one entry, since safetensors keeps no order of them
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (folder / WEIGHTS, folder / CONFIG):
-            if file.exists() and not os.access(file, os.W_OK):
+        for file in filter(os.path.exists, (folder, folder / WEIGHTS, folder / CONFIG)):
+            if not (file.stat().st_mode & 0o222 and os.access(file, os.W_OK)):  # the mode counts for root as well
                 raise PermissionError(13, f"{file.name} is read-only")
+            if file != folder and not file.is_file():
+                raise FileExistsError(17, f"{file.name} is no regular file")
         write_atomically(folder / WEIGHTS, safetensors.torch.save(tensors, metadata))  # the one commit point
         write_atomically(folder / CONFIG, f"{text}\n".encode())
     except OSError as error:
@@ -169,13 +172,15 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 def _read(folder: str | os.PathLike) -> AdapterFile:
     """The adapter in a folder, whole and verified."""
-    folder = Path(folder)
+    folder = _path(folder)
     file, again = _regular(folder / WEIGHTS), "It was truncated or altered; get the adapter again."
     try:
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
         if length > LARGEST_HEADER:
             raise ValueError(f"its header would have {length:,} bytes")
+        if (size := file.stat().st_size) > (free := psutil.virtual_memory().available):
+            raise ValueError(f"it has {size / 1e9:,.1f} GB, of which {free / 1e9:,.1f} GB fit into the memory")
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -189,7 +194,7 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     config = _parsed(described, file, FORMAT, {"format": int, "inside": str, "name": str, "train": list, "frozen": dict})
     shown = {key: value for key, value in config.items() if key != "frozen"}
     try:
-        differs = json.loads((folder / CONFIG).read_bytes()) != shown
+        differs = json.loads(_text(folder / CONFIG)) != shown
     except (OSError, ValueError, RecursionError):  # it is there for people
         differs = False
     if differs:
@@ -199,10 +204,8 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
 
 def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     """Format 1 has the configuration in a file of its own, and one fingerprint for all frozen tensors."""
-    file = _regular(folder / CONFIG)
-    if file.stat().st_size > LARGEST_HEADER:
-        raise AdapterFileError(f"{file} is damaged: it has {file.stat().st_size:,} bytes. Get the adapter again.")
-    config = _parsed(file.read_bytes(), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
+    file = folder / CONFIG
+    config = _parsed(_text(file), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
         raise AdapterFileError(
             f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
@@ -211,6 +214,12 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
     name, norms = options.pop("name", "default"), options.pop("norms", None)
     config |= dict(inside="", name=name, options=options, norms=norms, train=[])
     return AdapterFile(folder, config, {_canonical(key): value for key, value in tensors.items()})
+
+
+def _path(folder: str | os.PathLike) -> Path:
+    if not isinstance(folder, (str, os.PathLike)) or "\0" in str(folder):
+        raise ValueError(f"folder must be the path of a folder, got {folder!r}.")
+    return Path(folder)
 
 
 def _regular(file: Path) -> Path:
@@ -225,6 +234,15 @@ def _regular(file: Path) -> Path:
         raise AdapterFileError(f"{what}. Give the folder that save_adapter wrote.") from error
 
 
+def _text(file: Path) -> bytes:
+    """What a configuration file holds."""
+    with open(_regular(file), "rb") as opened:
+        text = opened.read(LARGEST_HEADER + 1)
+    if len(text) > LARGEST_HEADER:
+        raise AdapterFileError(f"{file} is damaged: it has more than {LARGEST_HEADER:,} bytes. Get the adapter again.")
+    return text
+
+
 def _parsed(text: str | bytes, file: Path, format: int, kinds: dict[str, type]) -> dict:
     """A configuration in which these entries, and those that both formats have, are of their kinds."""
     try:
@@ -234,7 +252,7 @@ def _parsed(text: str | bytes, file: Path, format: int, kinds: dict[str, type]) 
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} is damaged: not JSON ({_short(error)}). Get the adapter again.") from error
     if config.get("format", format) != format:
-        what = f"{file} has format {config['format']!r}, where {format} is expected"
+        what = f"{file} has format {reprlib.repr(config['format'])}, where {format} is expected"
         raise AdapterFileError(f"{what}; this minica reads 1 and {FORMAT}. Get the adapter again, or update minica.")
     kinds = {"backbone": str, "method": str, "options": dict} | kinds
     if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
@@ -290,8 +308,8 @@ def load_adapter(
         place = backbone if backbone is not None else named if state is None else state.network
         name_here = backbone_name(recipe.part_of(whole, place))
         if config["backbone"] != name_here:
-            remedy = f"load it into minica.create_backbone({config['backbone']!r}, num_classes=...)"
-            raise file.error(f"belongs to {config['backbone']!r}, this model is {name_here!r}; {remedy}.")
+            remedy = f"load it into minica.create_backbone({reprlib.repr(config['backbone'])}, num_classes=...)"
+            raise file.error(f"belongs to {reprlib.repr(config['backbone'])}, this model is {name_here!r}; {remedy}.")
         rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
     except AdapterFileError:
         raise
