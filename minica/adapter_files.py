@@ -177,17 +177,19 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     try:
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-        if length > LARGEST_HEADER:
-            raise ValueError(f"its header would have {length:,} bytes")
-        if (size := file.stat().st_size) > (free := psutil.virtual_memory().available):
-            raise ValueError(f"it has {size / 1e9:,.1f} GB, of which {free / 1e9:,.1f} GB fit into the memory")
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            if length > LARGEST_HEADER:
+                raise ValueError(f"its header would have {length:,} bytes")
+            size, free = os.fstat(opened.fileno()).st_size, psutil.virtual_memory().available
+            if 2 * size > free:
+                raise ValueError(f"it has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
+            opened.seek(0)
+            data = opened.read(size)  # at once: another writer may replace the file at any time
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     except (*DAMAGE, OSError, MemoryError, safetensors.SafetensorError) as error:
         raise AdapterFileError(f"{file} is damaged or no safetensors file: {_short(error)}. {again}") from error
     if "minica" not in metadata:
-        return _read_format_1(folder, tensors)
+        return _read_format_1(folder, tensors, hashlib.sha256(data).hexdigest())
     checksum, _, described = metadata["minica"].partition(" ")
     if _checksum(described, tensors) != checksum:
         raise AdapterFileError(f"{file} is damaged: its contents do not have the SHA-256 that it gives. {again}")
@@ -202,11 +204,11 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
     return AdapterFile(folder, config, tensors)
 
 
-def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
+def _read_format_1(folder: Path, tensors: dict[str, Tensor], checksum: str) -> AdapterFile:
     """Format 1 has the configuration in a file of its own, and one fingerprint for all frozen tensors."""
     file = folder / CONFIG
     config = _parsed(_text(file), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
-    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != config["weights_sha256"]:
+    if checksum != config["weights_sha256"]:
         raise AdapterFileError(f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 in {CONFIG}; get it again.")
     options = dict(config["options"])
     name, norms = options.pop("name", "default"), options.pop("norms", None)
@@ -215,7 +217,7 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor]) -> AdapterFile:
 
 
 def _path(folder: str | os.PathLike) -> Path:
-    if not isinstance(folder, (str, os.PathLike)) or "\0" in str(folder):
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder) or "\0" in str(folder):
         raise ValueError(f"folder must be the path of a folder, got {folder!r}.")
     return Path(folder)
 
@@ -306,8 +308,8 @@ def load_adapter(
         place = backbone if backbone is not None else named if state is None else state.network
         name_here = backbone_name(recipe.part_of(whole, place))
         if config["backbone"] != name_here:
-            remedy = f"load it into minica.create_backbone({reprlib.repr(config['backbone'])}, num_classes=...)"
-            raise file.error(f"belongs to {reprlib.repr(config['backbone'])}, this model is {name_here!r}; {remedy}.")
+            remedy = f"load it into minica.create_backbone({config['backbone'][:100]!r}, num_classes=...)"
+            raise file.error(f"belongs to {config['backbone'][:100]!r}, this model is {name_here!r}; {remedy}.")
         rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
     except DAMAGE as error:
         what = f"cannot be attached, its options make no sense for this model: {_short(error)}"
@@ -355,8 +357,10 @@ def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:
     wanted = {file_key(rehearsal, key): value for key, value in recipe.trained_tensors(rehearsal).items()}
     here = {file_key(rehearsal, key).rpartition(".")[0] for key in recipe.own_tensors(rehearsal)}
     own = {file_key(rehearsal, key) for key in recipe.active_recipe(rehearsal).own if "frozen" in file.config}
-    missing, left_out = sorted(wanted.keys() - file.tensors.keys() - own), sorted(file.tensors.keys() - wanted.keys())
-    extra = [key for key in left_out if re.split(r"\.\w+_adapter\.", key.rpartition(".")[0])[0] in here]
+    there = {key.rpartition(".")[0] for key in file.tensors}  # a layer is in the file as a whole, or not at all
+    absent, left_out = wanted.keys() - file.tensors.keys(), sorted(file.tensors.keys() - wanted.keys())
+    missing = sorted(key for key in absent if key not in own or key.rpartition(".")[0] in there)
+    extra = [key for key in left_out if re.split(r"\.\w+_adapter(?:\.|$)", key.rpartition(".")[0])[0] in here]
     if missing or extra:
         what = f"{len(missing)} tensors are missing ({missing[:2]}), {len(extra)} have no place ({extra[:2]})"
         raise file.error(f"does not fit this model: {what}. It belongs to a differently built network.")

@@ -301,7 +301,7 @@ def evaluate(
     For batches that are not made by default, give a DataLoader with its ``collate_fn``.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
+    with modes_kept(model), in_channels_last(model if device is None else model.to(usable_device(device))):
         return _measured(model.eval(), loader, metrics)
 
 
@@ -323,7 +323,7 @@ def predict(
             the classifier does not have, or outputs that are no logits of at least two classes.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
+    with modes_kept(model), in_channels_last(model if device is None else model.to(usable_device(device))):
         return _collect(model.eval(), loader)
 
 
