@@ -52,7 +52,7 @@ class Adapted:
     digests: dict[str, tuple[torch.dtype, str]]  # of every tensor that the model came with
     recipes: dict[str, Recipe] = field(default_factory=dict)  # by the name of the set
     active: str | None = None
-    backbone: dict[str, Tensor] = field(default_factory=dict)  # the model's own where any set has something else
+    backbone: dict[str, Tensor] = field(default_factory=dict)  # the model's own that the set in use displaces
     aside: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # set not in use -> what it has of its own
     attached: tuple[str, ...] = ()  # names of all that was added, in the network
     frozen_stats: tuple[str, ...] = ()  # names of the layers whose running statistics are frozen
@@ -409,8 +409,7 @@ def detach(model: nn.Module) -> nn.Module:
     ``"norm"`` or ``norms=``, those weights.  Parts that were adapted by themselves are detached too.  A model that was never
     adapted comes back unchanged.
     """
-    for part in adapted_parts(unwrap(model)).values():
-        plain(part)
+    for part in adapted_parts(plain(unwrap(model))).values():
         strip(part)
         state = vars(part).pop("_minica")
         for name in state.added_biases:
@@ -443,14 +442,18 @@ def set_key(key: str, name: str) -> str:
     return f"{owner}.conv_adapter.{name}.{tensor}".lstrip(".")
 
 
+def _displaced(state: Adapted) -> list[str]:
+    """Keys of which the set in use and the backbone have a tensor each."""
+    return [key for key in state.recipes[state.active].own if key in state.backbone] if state.active is not None else []
+
+
 def _add_sets(model: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
     """Under its own key the backbone's tensor, under a key with the set's name each set's, whichever set is in use."""
     state = state_of(model)
-    for key, value in state.backbone.items():
-        here = state_dict.get(prefix + key)
+    for key in _displaced(state):
+        here, value = state_dict.get(prefix + key), state.backbone[key]
         if here is not None:  # a classifier may have been removed
-            if state.active is not None and key in state.recipes[state.active].own:
-                state_dict[prefix + set_key(key, state.active)] = here
+            state_dict[prefix + set_key(key, state.active)] = here
             state_dict[prefix + key] = value if isinstance(here, nn.Parameter) else value.detach()
     for name, tensors in state.aside.items():
         for key, value in tensors.items():
@@ -478,8 +481,8 @@ def _take_sets(model, state_dict, prefix, local_metadata, strict, missing_keys, 
     for name, tensors in state.aside.items():
         for key in tensors:
             take(set_key(key, name), tensors, key)
-    for key in () if state.active is None else state.recipes[state.active].own:
-        if key in state.backbone and key in own:
+    for key in _displaced(state):
+        if key in own:
             given = state_dict.pop(prefix + set_key(key, state.active), None)
             if given is None and (given := state_dict.get(prefix + key)) is not None and given.shape != own[key].shape:
                 given = None
@@ -543,13 +546,13 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
     with state.switching.lock:
         if name == state.active:
             return whole
+        own = own_tensors(model)
         if state.active is not None:
-            own = own_tensors(model)
             state.aside[state.active] = {key: own[key] for key in state.recipes[state.active].own if key in own}
-            _put(model, state.backbone)
+        _put(model, state.backbone)
+        state.backbone = {key: value for key, value in state.backbone.items() if key not in own}  # of a removed classifier
         if name is not None:
-            _put(model, state.aside.pop(name, {}))
-            untie_from_backbone(model, state.recipes[name].own)  # a classifier that was removed and is there again
+            untie_from_backbone(model, state.recipes[name].own, state.aside.pop(name, {}))
         for _, site in sites(model):
             site.active = name if name in site else None
         state.active = name
@@ -576,11 +579,12 @@ def switched(model: nn.Module, name: str | None) -> Iterator[nn.Module]:
             switch(model, before)
 
 
-def untie_from_backbone(model: nn.Module, keys: Iterable[str]) -> None:
-    """Let these tensors be copies that a set may train; the backbone's own wait for when the set is switched off."""
+def untie_from_backbone(model: nn.Module, keys: Iterable[str], given: dict[str, Tensor] | None = None) -> None:
+    """Let these tensors be copies, or what is ``given``, that a set may train; the backbone's own wait until it is off."""
     state, own = state_of(model), own_tensors(model)
-    shared = {key: own[key] for key in keys if key in own and state.backbone.setdefault(key, own[key]) is own[key]}
-    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()})
+    shared = {key: own[key] for key in keys if key in own and key not in state.backbone}
+    state.backbone |= shared
+    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()} | (given or {}))
     for value in shared.values():
         value.requires_grad_(False)
 

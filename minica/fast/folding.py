@@ -62,8 +62,9 @@ def _put_aside(model: nn.Module) -> list[dict[str, Tensor]]:
 
 def _own_layers(model: nn.Module) -> set[nn.Module]:
     """The layers of which a set of adapters has its own: :func:`minica.switch` exchanges their tensors."""
-    parts = adapted_parts(model).values()
-    return {part.get_submodule(key.rpartition(".")[0]) for part in parts for key in state_of(part).backbone}
+    states = {part: state_of(part) for part in adapted_parts(model).values()}
+    owned = [(part, key) for part, state in states.items() for held in (state.backbone, *state.aside.values()) for key in held]
+    return {part.get_submodule(key.rpartition(".")[0]) for part, key in owned}
 
 
 def _fold_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
