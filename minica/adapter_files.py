@@ -209,9 +209,7 @@ def _read_format_1(folder: Path, tensors: dict[str, Tensor], checksum: str) -> A
     file = folder / CONFIG
     config = _parsed(_text(file), file, 1, {"format": int, "backbone_sha256": str, "weights_sha256": str})
     if checksum != config["weights_sha256"]:
-        raise AdapterFileError(
-            f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 that {CONFIG} gives; get it again."
-        )
+        raise AdapterFileError(f"{folder / WEIGHTS} is damaged: it does not have the SHA-256 in {CONFIG}; get it again.")
     options = dict(config["options"])
     name, norms = options.pop("name", "default"), options.pop("norms", None)
     config |= dict(inside="", name=name, options=options, norms=norms, train=[])
@@ -313,10 +311,9 @@ def load_adapter(
             remedy = f"load it into minica.create_backbone({config['backbone'][:100]!r}, num_classes=...)"
             raise file.error(f"belongs to {config['backbone'][:100]!r}, this model is {name_here!r}; {remedy}.")
         rehearsal = _attach(skeleton(whole), file, name, train, place)  # the same without the numbers: look before leaping
-    except AdapterFileError:
-        raise
     except DAMAGE as error:
-        raise file.error(f"cannot be attached, its options make no sense for this model: {_short(error)}") from error
+        what = f"cannot be attached, its options make no sense for this model: {_short(error)}"
+        raise error if isinstance(error, AdapterFileError) else file.error(what) from error
     left_out = _check_fit(rehearsal, file)
     _check_backbone(whole, rehearsal, file)
     _attach(whole, file, name, train, place)

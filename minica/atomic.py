@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+STALE = 3600  # seconds after which a file that was never renamed is what a killed writer left
 
 
 def write_atomically(path: Path, payload: bytes | Callable[[BinaryIO], object]) -> None:
@@ -16,36 +19,18 @@ def write_atomically(path: Path, payload: bytes | Callable[[BinaryIO], object]) 
 
     Instead of bytes, ``payload`` may be a function that writes into the open file it is given: what is large need not be
     in memory twice.  The file beside is called ``.NAME.`` and 32 hexadecimal digits; those that killed writers left are
-    deleted.  Of several writers in one folder each waits for the one before.
+    deleted an hour later, by the next writer.
     """
+    with suppress(FileNotFoundError):  # another writer may be first
+        for old in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}"):
+            if time.time() - old.stat().st_mtime > STALE:
+                old.unlink()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _alone_in(path.parent) as alone:
-        for stale in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}") if alone else ():
-            stale.unlink(missing_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                if callable(payload):
-                    payload(file)
-                else:
-                    file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, which ends with the process; False where there is none: on Windows and some network drives."""
-    with ExitStack() as held:
-        alone = False
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            descriptor = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            held.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # closing is not enough where another thread has forked
-            alone = True
-        yield alone
+    try:
+        with open(temporary, "wb") as file:
+            file.write(payload) if isinstance(payload, bytes) else payload(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .discovery import blank_image
+from .discovery import blank_image, check_module
 from .hooks import attachments
 from .recipe import classifier_names, unwrap
 
@@ -18,6 +18,7 @@ from .recipe import classifier_names, unwrap
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Within this context the model may be put into any mode; after it every module is in its own again."""
+    check_module(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

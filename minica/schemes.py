@@ -134,8 +134,7 @@ def adapt(
         site[name], site.reads[name], site.active = adapter, _reads(part, scheme), name
         site.train(network.training)
     options = dict(scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init)
-    given = {"stages": stages and sorted(stages), "spec": spec}
-    options |= {key: value for key, value in given.items() if value is not None}
+    options |= {key: value for key, value in dict(stages=stages and sorted(stages), spec=spec).items() if value is not None}
     recipe.untie_from_backbone(whole, own)
     if num_classes is not None:
         recipe.new_classifier(whole, int(num_classes))
@@ -243,11 +242,8 @@ def _shape(part: Part, scheme: str, kernel_size: int | None) -> dict:
 
 def _factory(model: nn.Module, part: Part) -> dict:
     """Device and floating-point type of the part's own weights."""
-    for module in (model.get_submodule(part.host), model):
-        for weight in module.parameters():
-            if weight.is_floating_point():
-                return dict(device=weight.device, dtype=weight.dtype)
-    return {}
+    weights = [*model.get_submodule(part.host).parameters(), *model.parameters()]
+    return next((dict(device=weight.device, dtype=weight.dtype) for weight in weights if weight.is_floating_point()), {})
 
 
 def planned_parameters(

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -27,7 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
-from .backbones import normalization
 from .fast.caching import cache_prefix
 from .fast.devices import accelerator_on, randomness_kept, usable_device
 from .fast.layout import channels_last, in_channels_last
@@ -39,6 +37,7 @@ from .tasks.classification import (
     MONITORS,
     about_data,
     check_labels,
+    check_normalization,
     check_task,
     count_classes,
     cross_entropy,
@@ -157,7 +156,7 @@ def fit(
     sets, classifies, scores = [train] if val is None else [train, val], loss is None, val is not None and metrics is None
     loaders = [_loader(data, batch_size, workers, collate) for data in sets]
     about = about_data(train)
-    _check_normalization(model, about)
+    check_normalization(model, about)
 
     with accelerator_on(device, precision) as accelerator, in_channels_last(model), randomness_kept(), ExitStack() as end:
         end.callback(model.eval)  # after an interrupt too: a norm left in training mode would go on learning
@@ -301,7 +300,7 @@ def evaluate(
     For batches that are not made by default, give a DataLoader with its ``collate_fn``.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
+    with modes_kept(model), in_channels_last(model if device is None else model.to(usable_device(device))):
         return _measured(model.eval(), loader, metrics)
 
 
@@ -323,7 +322,7 @@ def predict(
             the classifier does not have, or outputs that are no logits of at least two classes.
     """
     loader = _loader(data, batch_size, workers)
-    with in_channels_last(model if device is None else model.to(usable_device(device))), modes_kept(model):
+    with modes_kept(model), in_channels_last(model if device is None else model.to(usable_device(device))):
         return _collect(model.eval(), loader)
 
 
@@ -413,14 +412,6 @@ def _check_model(model: nn.Module) -> None:
     check_flags(model)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ValueError("nothing to train: every parameter is frozen. Choose with minica.tune or minica.adapt.")
-
-
-def _check_normalization(model: nn.Module, about: dict) -> None:
-    wanted = normalization(model) if getattr(model, "pretrained_cfg", None) else {}  # of other networks nobody knows
-    for key in wanted.keys() & about.keys():
-        if not np.allclose(wanted[key], about[key], atol=1e-3):
-            text = f"the images are normalised by {key} {about[key]}, the model's weights expect {wanted[key]}"
-            warnings.warn(f"{text}; load the data with **minica.normalization(model).", stacklevel=3)
 
 
 def _first(loader: DataLoader) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,7 @@ def conv_adapter(model: nn.Module, **options) -> None:
     adapt(model, **options)
 
 
-METHODS: dict[str, Callable] = {
-    method.__name__: method for method in (full, linear, bias, norm, prompt, conv_adapter, residual_adapter)
-}
+METHODS = {method.__name__: method for method in (full, linear, bias, norm, prompt, conv_adapter, residual_adapter)}
 TRAINED_NORMS = ("none", "final", "all")
 FINAL_NORMS = ("norm", "head.norm", "fc_norm")  # what timm calls the layer before the classifier
 

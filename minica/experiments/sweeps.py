@@ -6,9 +6,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -147,7 +148,7 @@ def _on_ray(
             finished({**trial.config["job"], "error": f"the trial's process died: {error}", **provenance()})
 
     here = dict(num_cpus=jobs and jobs * cpus, include_dashboard=False, object_store_memory=10**8) if address == "local" else {}
-    ray.init(address, log_to_driver=False, logging_level="error", **here)
+    _start_ray(address, here)
     try:
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -160,6 +161,23 @@ def _on_ray(
             ).fit()
     finally:
         ray.shutdown()
+
+
+def _start_ray(address: str, options: dict) -> None:
+    """Start or join Ray.  It gives its own processes 15 seconds, which no option changes: on a busy machine, try again."""
+    import ray
+
+    before = psutil.Process().children(recursive=True)
+    for retries in range(9, -1, -1):
+        try:
+            ray.init(address, log_to_driver=False, logging_level="error", **options)
+            return
+        except Exception as error:
+            if not retries or "timed out during startup" not in str(error):
+                raise
+        for process in set(psutil.Process().children(recursive=True)).difference(before):
+            with suppress(psutil.Error):
+                process.kill()
 
 
 def _ray_trial(config: dict) -> dict:

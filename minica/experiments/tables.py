@@ -33,7 +33,7 @@ def methods_table(found: dict[str, list[dict]]) -> str:
 def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
     """What a sweep found so far; below it each failure once, how many trials it cost, and the first of them."""
     header = ["task", "backbone", "method", "tried", "chosen", "trained parameters"]
-    header.append(f"test {_words(plan.metric)} (%): mean ± standard deviation over seeds ({len(plan.seeds)})")
+    header.append(f"test {plan.metric.replace('_', ' ')} (%): mean ± standard deviation over seeds ({len(plan.seeds)})")
     header.append("95 % interval of one run")
     rows = []
     for cell in plan.cells:
@@ -64,11 +64,7 @@ def grid_table(plan: Plan, found: dict[str, dict]) -> str:
         scores[cell.task][cell.method] = _score(finals, plan.metric) if len(finals) == len(cell.seeds) else "-"
     methods = list(dict.fromkeys(cell.method for cell in plan.cells))
     rows = [[task, *(row[method] for method in methods)] for task, row in scores.items()]
-    return markdown([f"test {_words(plan.metric)} (%)", *methods], rows)
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
+    return markdown([f"test {plan.metric.replace('_', ' ')} (%)", *methods], rows)
 
 
 def _score(finals: list[dict], metric: str) -> str:

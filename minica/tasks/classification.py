@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
+from ..backbones import normalization
 from ..fast.layout import channels_last
 from ..run_folder import nested
 
@@ -61,6 +63,15 @@ def wilson_interval(correct: int, n: int) -> list[float]:
 
 
 # ---------------------------------------------------------------- data and labels
+
+
+def check_normalization(model: nn.Module, about: dict) -> None:
+    """Warn if the images are normalised otherwise than the model's weights expect."""
+    wanted = normalization(model) if getattr(model, "pretrained_cfg", None) else {}  # of other networks nobody knows
+    for key in wanted.keys() & about.keys():
+        if not np.allclose(wanted[key], about[key], atol=1e-3):
+            text = f"the images are normalised by {key} {about[key]}, the model's weights expect {wanted[key]}"
+            warnings.warn(f"{text}; load the data with **minica.normalization(model).", stacklevel=3)
 
 
 def about_data(data: Any) -> dict:
