@@ -82,7 +82,10 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     config |= dict(num_tensors=len(tensors), num_parameters=sum(value.numel() for value in tensors.values()))
     if reserved := about.keys() & {*config, "frozen"}:
         raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
-    config |= declared.about | ({} if task is None else task.train.about) | about
+    try:
+        config |= declared.about | ({} if task is None else task.train.about) | about
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"task must be a minica.data.Task, got {type(task).__name__}.") from error
     frozen = _frozen_digests(model)
     try:
         text = json.dumps(config, indent=2, allow_nan=False)
@@ -298,6 +301,7 @@ def load_adapter(
         ValueError: if the model was prepared by another method.  Everything is checked first; the model is left untouched.
     """
     whole, file = recipe.carrier(model), _read(folder)
+    train = recipe.named_tensors(whole, train)[0]
     config, state = file.config, recipe.state_of(whole)
     methods = set() if state is None else {declared.method for declared in state.recipes.values()}
     if methods and methods | {config["method"]} != {"conv_adapter"}:
@@ -331,9 +335,9 @@ def load_adapter(
 def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place: str) -> nn.Module:
     config, options = file.config, dict(file.config["options"])
     kept = [pattern for pattern in config["train"] if _matches(model, pattern)]
-    kept += [train] if isinstance(train, str) else train
+    kept += train
     if config["method"] == "conv_adapter":
-        options["name"] = name or config["name"]
+        options["name"] = config["name"] if name is None else name
         if recipe.state_of(model) is not None:  # beside what the model holds: the file says how many classes these have
             heads = [file.tensors.get(file_key(model, f"{layer}.weight")) for layer in recipe.output_layers(model)]
             options["num_classes"] = heads[0].shape[0] if heads and heads[0] is not None else None
