@@ -71,10 +71,11 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     state, declared = recipe.state_of(model), recipe.active_recipe(model)
     if state is None:
         raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
-    if state.folded:
-        raise ValueError("nothing in this model trains, so there is nothing to save; a folded copy is for inference alone.")
-    if declared is None:
-        raise ValueError("the model's adapters are switched off; minica.switch to the set that you want to save.")
+    if state.folded or declared is None:
+        why = (
+            "a folded copy is for inference alone" if state.folded else "its adapters are switched off; minica.switch to a set"
+        )
+        raise ValueError(f"nothing in this model trains, so there is nothing to save: {why}.")
     trained = recipe.trained_state(model)
     tensors = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}
     made = dict(method=declared.method, name=state.active, options=declared.options, norms=declared.norms, train=declared.train)
@@ -82,7 +83,10 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     config |= dict(num_tensors=len(tensors), num_parameters=sum(value.numel() for value in tensors.values()))
     if reserved := about.keys() & {*config, "frozen"}:
         raise ValueError(f"{', '.join(sorted(reserved))}: these entries of the configuration are written by minica.")
-    config |= declared.about | ({} if task is None else task.train.about) | about
+    try:
+        config |= declared.about | ({} if task is None else task.train.about) | about
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"task must be a minica.data.Task, got {type(task).__name__}.") from error
     frozen = _frozen_digests(model)
     try:
         text = json.dumps(config, indent=2, allow_nan=False)
@@ -298,6 +302,7 @@ def load_adapter(
         ValueError: if the model was prepared by another method.  Everything is checked first; the model is left untouched.
     """
     whole, file = recipe.carrier(model), _read(folder)
+    train = recipe.named_tensors(whole, train)[0]
     config, state = file.config, recipe.state_of(whole)
     methods = set() if state is None else {declared.method for declared in state.recipes.values()}
     if methods and methods | {config["method"]} != {"conv_adapter"}:
@@ -330,22 +335,16 @@ def load_adapter(
 
 def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place: str) -> nn.Module:
     config, options = file.config, dict(file.config["options"])
-    kept = [pattern for pattern in config["train"] if _matches(model, pattern)]
-    kept += [train] if isinstance(train, str) else train
+    # What trains outside the network, in a larger model that this one may not be, is left out.
+    kept = [pattern for pattern in config["train"] if recipe.covered(recipe.own_tensors(model), pattern)]
+    kept += train
     if config["method"] == "conv_adapter":
-        options["name"] = name or config["name"]
+        options["name"] = config["name"] if name is None else name
         if recipe.state_of(model) is not None:  # beside what the model holds: the file says how many classes these have
             heads = [file.tensors.get(file_key(model, f"{layer}.weight")) for layer in recipe.output_layers(model)]
             options["num_classes"] = heads[0].shape[0] if heads and heads[0] is not None else None
     with warnings.catch_warnings(action="ignore"):  # they were given when the adapter was made
         return prepare(model, config["method"], config["norms"], tuple(dict.fromkeys(kept)), place, options)
-
-
-def _matches(model: nn.Module, pattern: str) -> bool:
-    try:
-        return bool(recipe.named_tensors(model, pattern))
-    except ValueError:  # what trains outside the network, in a larger model that this one is not
-        return False
 
 
 def _check_fit(rehearsal: nn.Module, file: AdapterFile) -> list[str]:

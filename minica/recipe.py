@@ -121,11 +121,10 @@ def network_of(model: nn.Module) -> nn.Module:
 
 def part_of(model: nn.Module, backbone: str) -> nn.Module:
     """The part of the model that ``backbone`` names; a ValueError if there is none."""
-    try:
-        return model.get_submodule(backbone)
-    except (AttributeError, TypeError) as error:
+    if not isinstance(backbone, str) or (part := module_at(model, backbone)) is None:
         names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"backbone={backbone!r} is no part of {type(model).__name__}; its parts are {names}.") from error
+        raise ValueError(f"backbone={backbone!r} is no part of {type(model).__name__}; its parts are {names}.")
+    return part
 
 
 def check_attached(model: nn.Module) -> None:
@@ -207,16 +206,20 @@ def named_tensors(model: nn.Module, train: str | Collection[str]) -> tuple[tuple
         ValueError: for a name that matches no tensor of the model.
     """
     names = (train,) if isinstance(train, str) else train
-    if not isinstance(names, Collection) or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"train must be names of modules or parameters, such as ('decoder', 'head.*'); got {train!r}.")
     keys, found = list(own_tensors(model)), dict[str, None]()
     for name in names:
-        matched = [key for key in keys if any(fnmatchcase(part, name) for part in _from_the_top(key))]
-        if not matched:
+        if not (matched := covered(keys, name)):
             tops = ", ".join(dict.fromkeys(key.partition(".")[0] for key in keys))
             raise ValueError(f"train={name!r} matches no module or parameter of {type(model).__name__}; it has {tops}.")
         found |= dict.fromkeys(matched)
     return tuple(names), list(found)
+
+
+def covered(keys: Iterable[str], name: str) -> list[str]:
+    """Which of the state-dict keys a name or a pattern covers."""
+    return [key for key in keys if any(fnmatchcase(part, name) for part in _from_the_top(key))]
 
 
 def _from_the_top(key: str) -> Iterator[str]:
@@ -505,6 +508,8 @@ _STATE_DICT_HOOKS = (_add_sets, _take_sets, _note_loaded)
 def adapters(model: nn.Module, name: str | None = None) -> dict[str, ConvAdapter]:
     """``{dotted place: adapter}``, for the set called ``name`` or, by default, the one in use."""
     model, found = unwrap(model), {}
+    if not isinstance(name, str | None):
+        raise ValueError(f"name must be that of a set of adapters, or None for the one in use; got {name!r}.")
     for prefix, part in (adapted_parts(model) or {"": model}).items():
         state = state_of(part)
         start = ".".join(filter(None, (prefix, state.network if state else "")))

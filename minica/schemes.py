@@ -134,7 +134,9 @@ def adapt(
         site[name], site.reads[name], site.active = adapter, _reads(part, scheme), name
         site.train(network.training)
     options = dict(scheme=scheme, compression=compression, kernel_size=kernel_size, form=form, init=init)
-    options |= {key: value for key, value in dict(stages=stages and sorted(stages), spec=spec).items() if value is not None}
+    options |= {
+        key: value for key, value in dict(stages=stages and sorted(map(int, stages)), spec=spec).items() if value is not None
+    }
     recipe.untie_from_backbone(whole, own)
     if num_classes is not None:
         recipe.new_classifier(whole, int(num_classes))
@@ -150,10 +152,12 @@ def _network(whole: nn.Module, backbone: str | None) -> tuple[nn.Module, str]:
         remedy = f"minica.detach it and adapt the whole with backbone={inside[0]!r}, train=(...)"
         raise ValueError(f"its part {inside[0]!r} was adapted by itself: go on with that part, or {remedy}.")
     state = recipe.state_of(whole)
-    if state is not None and backbone not in (None, state.network):
-        raise ValueError(f"the model's adapters are in backbone={state.network!r}; detach them before you adapt {backbone!r}.")
-    place = state.network if state is not None else backbone or ""
-    return recipe.part_of(whole, place), place
+    default = "" if state is None else state.network
+    place = default if backbone is None else backbone
+    network = recipe.part_of(whole, place)
+    if state is not None and place != default:
+        raise ValueError(f"the model's adapters are in backbone={default!r}; detach them before you adapt {place!r}.")
+    return network, place
 
 
 def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None) -> None:
@@ -167,7 +171,7 @@ def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None
     if name in recipe.adapter_names(whole):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
     if num_classes is not None:
-        check_whole(num_classes, "num_classes", 1)
+        check_whole(num_classes, "num_classes", 1, 2**62)
         layers = recipe.output_layers(whole)
         if not layers:
             raise ValueError(f"{type(whole).__name__} has no linear classifier to be replaced; leave num_classes out.")
@@ -206,7 +210,8 @@ def _in_stages(parts: list[Part], stages: Collection[int]) -> list[Part]:
     """The parts in some stages: runs of blocks with one parent.  What stands between two stages belongs to the later one."""
     names = list(dict.fromkeys(part.name.rpartition(".")[0] for part in parts if part.kind == "block"))
     known = range(1, len(names) + 1)
-    if not isinstance(stages, Collection) or not stages or not all(number in known for number in stages):
+    numbers = stages if isinstance(stages, (list, tuple, set, frozenset, range)) else ()
+    if not numbers or not all(number in known for number in numbers):
         raise ValueError(f"stages must be some of 1 to {len(names)}, which this network has; got {stages!r}.")
     found, number = [], len(names)
     for part in reversed(parts):  # in the order in which they run, units before their block

@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget state makes GitHub refuse the file
 
 from .fast.caching import cache_prefix
@@ -41,6 +41,7 @@ from .tasks.classification import (
     check_task,
     count_classes,
     cross_entropy,
+    first_batch,
     labelled,
     metrics,
 )
@@ -149,7 +150,9 @@ def fit(
     """
     given = locals()
     _check_arguments(given)
-    _check_model(model)
+    check_flags(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError("nothing to train: every parameter is frozen. Choose with minica.tune or minica.adapt.")
     run = {key: _setting(given[key]) for key in SETTINGS} | {"validation": val is not None}
     run["batch_size"] = batch_size = min(run["batch_size"], len(train))
     epochs, lr, weight_decay, warmup, seed, accumulate = (run[key] for key in SETTINGS[:6])
@@ -216,7 +219,7 @@ def fit(
                         with randomness_kept(), modes_kept(model), accelerator.autocast():
                             classes = check_task(model, loaders[0], batch, train, run["class_weights"]) if classifies else None
                             if scores:
-                                check_task(model, loaders[1], _first(loaders[1]), val)
+                                check_task(model, loaders[1], first_batch(loaders[1]), val)
                         remember_training_data(model, about)
                     if classifies:
                         batch = labelled(batch, train)
@@ -405,20 +408,6 @@ def _check_arguments(given: dict) -> None:
         raise ValueError("cache=True makes its own batches of what it keeps; leave collate out, or train without the cache.")
     if patience is not None and (val is None or monitor not in MONITORS and "metrics" not in given):
         raise ValueError(f"patience needs val, and metrics= or a monitor that is one of {', '.join(MONITORS)}.")
-
-
-def _check_model(model: nn.Module) -> None:
-    """Something trains, and it is what the model was prepared to train."""
-    check_flags(model)
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise ValueError("nothing to train: every parameter is frozen. Choose with minica.tune or minica.adapt.")
-
-
-def _first(loader: DataLoader) -> Any:
-    """A batch of one item, without the loader's own iterator, which would draw random numbers and start workers."""
-    data = loader.dataset
-    item = next(iter(data)) if isinstance(data, IterableDataset) else data[0]
-    return loader.collate_fn(item if loader.batch_sampler is None else [item])
 
 
 def _loader(data: Dataset | DataLoader, batch_size: int, workers: int, collate: Callable | None = None) -> DataLoader:

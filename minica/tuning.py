@@ -51,7 +51,7 @@ def prompt(network: nn.Module, size: int = 10, image_size: int | tuple[int, int]
     channels, *sides = input_shape(network)
     if image_size is not None:
         sides = image_size if isinstance(image_size, (tuple, list)) and len(image_size) == 2 else (image_size, image_size)
-    height, width = (check_whole(side, "image_size", 2) for side in sides)
+    height, width = (check_whole(side, "image_size", 2, 100_000) for side in sides)
     if not 1 <= check_whole(size, "size", 1) <= min(height, width) // 2:
         raise ValueError(f"a prompt's size must be from 1 to {min(height, width) // 2} pixels, half the image, got {size!r}.")
     weight = next(network.parameters())
@@ -121,7 +121,7 @@ def tune(
 
 def prepare(model: nn.Module, method: str, norms: str, train, backbone: str | None, options: dict) -> nn.Module:
     """:func:`tune` without its rehearsal, on a model to which nothing, or for Conv-Adapters only other sets, was added."""
-    place, (train, beside) = backbone or "", recipe.named_tensors(model, train)
+    place, (train, beside) = "" if backbone is None else backbone, recipe.named_tensors(model, train)
     network = recipe.part_of(model, place)
     norm_names = [f"{place}.{name}".lstrip(".") for name in _trained_norms(network, norms)]
     if method == "conv_adapter":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from ..backbones import normalization
 from ..fast.layout import channels_last
@@ -130,3 +130,10 @@ def check_task(model: nn.Module, loader: DataLoader, batch: Any, data: Any, clas
         labels = data.tensors[1] if isinstance(data, TensorDataset) else data.labels  # all of them, since they are in memory
     check_labels(labelled((images, labels), data)[1], classes)
     return classes
+
+
+def first_batch(loader: DataLoader) -> Any:
+    """A batch of one item, without the loader's own iterator, which would draw random numbers and start workers."""
+    data = loader.dataset
+    item = next(iter(data)) if isinstance(data, IterableDataset) else data[0]
+    return loader.collate_fn(item if loader.batch_sampler is None else [item])
