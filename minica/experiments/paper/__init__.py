@@ -1,4 +1,4 @@
-"""What did the paper report?  Its Tables 1 to 14 as data, to stand beside ours.
+"""The tables of the paper, 1 to 14, as data.
 
 One CSV file a table, one row a measured value, every number as printed: accuracies in %, parameters in millions.
 Names are as printed too, though the paper spells some of them in more than one way.  Three columns are ours, so that
