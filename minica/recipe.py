@@ -180,8 +180,8 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    found = dict(model.named_parameters(remove_duplicate=False))
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    found = dict(model.named_parameters())  # under the first name of a module that has two
+    for prefix, module in model.named_modules():
         saved = module._buffers.keys() - module._non_persistent_buffers_set
         found |= {f"{prefix}.{name}".lstrip("."): module._buffers[name] for name in sorted(saved)}
     return {key: value for key, value in found.items() if value is not None}

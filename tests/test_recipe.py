@@ -227,6 +227,26 @@ def test_a_detector(tmp_path):
     assert trained and sum(weight.grad is not None for weight in trained) > 0.9 * len(trained)
 
 
+def test_a_module_with_two_names(tmp_path):
+    """Many models keep a list of the stages that they have as attributes as well."""
+
+    def build():
+        model = net("basic")
+        model.stages = nn.ModuleList([model.layer1, model.layer2])
+        model.head_too = model.fc
+        return model
+
+    model, x = build(), images("basic")
+    plain = model(x)
+    adapted = disturb(minica.adapt(model, name="a", train=("layer4",)))(x)
+    minica.save_adapter(model, tmp_path)
+    assert torch.equal(minica.load_adapter(build(), tmp_path)(x), adapted)
+    with minica.switched(model, None):
+        assert torch.equal(model(x), plain)
+    assert torch.equal(model(x), adapted)
+    assert len(minica.detach(model).state_dict()) == len(build().state_dict())
+
+
 def test_calls_on_the_outer_module(tmp_path):
     def make():
         model = Wrapped()
