@@ -185,7 +185,8 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
             size, free = os.fstat(opened.fileno()).st_size, psutil.virtual_memory().available
             if 2 * size > free:
                 raise ValueError(f"it has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
-            opened.seek(0)
+            with safetensors.safe_open(file, framework="pt"):  # its header fits its size
+                opened.seek(0)
             data = opened.read(size)  # at once: another writer may replace the file at any time
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
@@ -334,7 +335,7 @@ def load_adapter(
 
 def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place: str) -> nn.Module:
     config, options = file.config, dict(file.config["options"])
-    kept = [pattern for pattern in config["train"] if _matches(model, pattern)]
+    kept = [pattern for pattern in config["train"] if not isinstance(pattern, str) or _matches(model, pattern)]
     kept += train
     if config["method"] == "conv_adapter":
         options["name"] = config["name"] if name is None else name

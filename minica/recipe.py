@@ -176,8 +176,8 @@ def classifier_names(model: nn.Module, network: str = "") -> list[str]:
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's own parameters and persistent buffers, by state-dict key; nothing that was added."""
-    added = tuple(f"{name}." for name in attachments(model))
-    return {key: value for key, value in _tensors(model).items() if not key.startswith(added)}
+    added = {id(value) for name in attachments(model) for value in _tensors(model.get_submodule(name)).values()}
+    return {key: value for key, value in _tensors(model).items() if id(value) not in added}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -198,6 +198,13 @@ def keys_below(model: nn.Module, names: Iterable[str]) -> list[str]:
     """State-dict keys of the model's own tensors below the modules of these names."""
     starts = tuple(f"{name}." for name in names)
     return [key for key in own_tensors(model) if key.startswith(starts)]
+
+
+def with_aliases(model: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
+    """``keys``, and all others of the same tensors: of tied weights, and of modules that have two names."""
+    own = own_tensors(model)
+    wanted = {id(own[key]) for key in keys}
+    return tuple(key for key, value in own.items() if id(value) in wanted)
 
 
 def named_tensors(model: nn.Module, train: str | Collection[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -586,7 +593,7 @@ def untie_from_backbone(model: nn.Module, keys: Iterable[str], given: dict[str, 
     state, own = state_of(model), own_tensors(model)
     shared = {key: own[key] for key in keys if key in own and key not in state.backbone}
     state.backbone |= shared
-    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()} | (given or {}))
+    _put(model, copy.deepcopy(shared) | (given or {}))  # in one, so that tied weights stay tied
     for value in shared.values():
         value.requires_grad_(False)
 
