@@ -186,7 +186,8 @@ def _read(folder: str | os.PathLike) -> AdapterFile:
             size, free = os.fstat(opened.fileno()).st_size, psutil.virtual_memory().available
             if 2 * size > free:
                 raise ValueError(f"it has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
-            opened.seek(0)
+            with safetensors.safe_open(file, framework="pt"):  # its header fits its size
+                opened.seek(0)
             data = opened.read(size)  # at once: another writer may replace the file at any time
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
@@ -258,7 +259,7 @@ def _parsed(text: str | bytes, file: Path, format: int, kinds: dict[str, type]) 
     if config.get("format", format) != format:
         what = f"{file} has format {reprlib.repr(config['format'])}, where {format} is expected"
         raise AdapterFileError(f"{what}; this minica reads 1 and {FORMAT}. Get the adapter again, or update minica.")
-    kinds = {"backbone": str, "method": str, "options": dict} | kinds
+    kinds |= {"backbone": str, "method": str, "options": dict}
     if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
         what = f"{file} was not written by minica (no {', '.join(wrong)})"
         raise AdapterFileError(f"{what}; adapters of other libraries cannot be loaded.")

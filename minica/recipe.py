@@ -175,13 +175,13 @@ def classifier_names(model: nn.Module, network: str = "") -> list[str]:
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's own parameters and persistent buffers, by state-dict key; nothing that was added."""
-    added = tuple(f"{name}." for name in attachments(model))
-    return {key: value for key, value in _tensors(model).items() if not key.startswith(added)}
+    added = {id(value) for name in attachments(model) for value in _tensors(model.get_submodule(name)).values()}
+    return {key: value for key, value in _tensors(model).items() if id(value) not in added}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    found = dict(model.named_parameters())  # under the first name of a module that has two
-    for prefix, module in model.named_modules():
+    found = dict(model.named_parameters(remove_duplicate=False))
+    for prefix, module in model.named_modules(remove_duplicate=False):
         saved = module._buffers.keys() - module._non_persistent_buffers_set
         found |= {f"{prefix}.{name}".lstrip("."): module._buffers[name] for name in sorted(saved)}
     return {key: value for key, value in found.items() if value is not None}
@@ -197,6 +197,13 @@ def keys_below(model: nn.Module, names: Iterable[str]) -> list[str]:
     """State-dict keys of the model's own tensors below the modules of these names."""
     starts = tuple(f"{name}." for name in names)
     return [key for key in own_tensors(model) if key.startswith(starts)]
+
+
+def with_aliases(model: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
+    """``keys``, and all others of the same tensors: of tied weights, and of modules that have two names."""
+    own = own_tensors(model)
+    wanted = {id(own[key]) for key in keys}
+    return tuple(key for key, value in own.items() if id(value) in wanted)
 
 
 def named_tensors(model: nn.Module, train: str | Collection[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -333,8 +340,7 @@ def carry(model: nn.Module, network: str = "") -> Adapted:
 def declare(model: nn.Module, name: str, recipe: Recipe) -> None:
     """Make ``recipe`` the one in use: from now on it decides what trains, what is saved and what is frozen."""
     state = state_of(model)
-    added = attachments(network_of(model))
-    state.recipes[name], state.active, state.attached = recipe, name, tuple(added)
+    state.recipes[name], state.active, state.attached = recipe, name, tuple(attachments(network_of(model)))
     set_flags(model)
 
 
@@ -571,8 +577,7 @@ def switched(model: nn.Module, name: str | None) -> Iterator[nn.Module]:
 
     Threads: a second thread that enters waits until the first has left, so each computes with its own set.
     """
-    part = carrier(model)
-    state = state_of(part)
+    state = state_of(carrier(model))
     if state is None:
         yield switch(model, name)
         return
@@ -589,7 +594,7 @@ def untie_from_backbone(model: nn.Module, keys: Iterable[str], given: dict[str, 
     state, own = state_of(model), own_tensors(model)
     shared = {key: own[key] for key in keys if key in own and key not in state.backbone}
     state.backbone |= shared
-    _put(model, {key: copy.deepcopy(value) for key, value in shared.items()} | (given or {}))
+    _put(model, copy.deepcopy(shared) | (given or {}))  # in one, so that tied weights stay tied
     for value in shared.values():
         value.requires_grad_(False)
 

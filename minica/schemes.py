@@ -101,8 +101,7 @@ def adapt(
     compression = check_compression(compression)
     kernel_size = None if kernel_size is None else check_kernel_size(kernel_size)
     train, beside = recipe.named_tensors(whole, train)
-    own = recipe.keys_below(whole, recipe.classifier_names(whole, place))
-    own += [key for key in beside if key not in own]
+    own = recipe.with_aliases(whole, recipe.keys_below(whole, recipe.classifier_names(whole, place)) + beside)
     spec = _same_spec(state, None if spec is None else checked_spec(network, spec))
     parts = find_parts(recipe.strip(skeleton(network)), spec)
     parts = parts if stages is None else _in_stages(parts, stages)
@@ -140,7 +139,7 @@ def adapt(
     recipe.untie_from_backbone(whole, own)
     if num_classes is not None:
         recipe.new_classifier(whole, int(num_classes))
-    recipe.declare(whole, name, recipe.Recipe("conv_adapter", options, tuple(own), train=train))
+    recipe.declare(whole, name, recipe.Recipe("conv_adapter", options, own, train=train))
     _warn_if_heavy(network, parts, scheme, compression, kernel_size, form)
     recipe.warn_about_heads(whole)
     return model
@@ -171,7 +170,7 @@ def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None
     if name in recipe.adapter_names(whole):
         raise ValueError(f"the model already has adapters named {name!r}; choose another name or detach them first.")
     if num_classes is not None:
-        check_whole(num_classes, "num_classes", 1, 2**62)
+        check_whole(num_classes, "num_classes", 1)
         layers = recipe.output_layers(whole)
         if not layers:
             raise ValueError(f"{type(whole).__name__} has no linear classifier to be replaced; leave num_classes out.")
@@ -194,7 +193,7 @@ def _check_memory(network: nn.Module, numbers: int, what: str) -> None:
     free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
     need = 0 if weight.is_meta else numbers * weight.element_size()
     if need > free:
-        raise ValueError(f"{what} would need {need / 1e9:,.0f} GB for new weights, of which {free / 1e9:,.0f} GB are free.")
+        raise ValueError(f"{what} would need {need // 10**9:,} GB for new weights, of which {free / 1e9:,.0f} GB are free.")
 
 
 def _parts_of(parts: list[Part], scheme: str, model: nn.Module) -> list[Part]:
@@ -272,8 +271,7 @@ def _warn_if_heavy(model, parts, scheme, compression, kernel_size, form) -> None
     backbone = sum(weight.numel() for weight in recipe.backbone_parameters(model))
     counts = {other: planned_parameters(parts, other, compression, kernel_size, form) for other in {**SCHEMES, scheme: None}}
     if counts[scheme] > HEAVY * backbone:
-        present = {part.kind for part in parts}
-        cheaper = min((other for other in SCHEMES if SCHEMES[other].part in present), key=counts.__getitem__)
+        cheaper = min((other for other in SCHEMES if SCHEMES[other].part in {part.kind for part in parts}), key=counts.get)
         advice = f"{cheaper!r} would have {counts[cheaper] / backbone:.1%}"
         advice = advice if counts[cheaper] < counts[scheme] else "a larger compression would have fewer"
         size = f"{counts[scheme]:,} parameters, {counts[scheme] / backbone:.1%} of this backbone"

@@ -107,7 +107,6 @@ def tune(
     """
     whole = recipe.unwrap(model)
     check_choice(method, "method", METHODS)
-    check_choice(norms, "norms", TRAINED_NORMS)
     taken = inspect.signature(adapt if method == "conv_adapter" else METHODS[method]).parameters.keys()
     accepted = taken - {"model", "network", "train", "backbone"}
     if unknown := options.keys() - accepted:
@@ -121,6 +120,7 @@ def tune(
 
 def prepare(model: nn.Module, method: str, norms: str, train, backbone: str | None, options: dict) -> nn.Module:
     """:func:`tune` without its rehearsal, on a model to which nothing, or for Conv-Adapters only other sets, was added."""
+    check_choice(norms, "norms", TRAINED_NORMS)
     place, (train, beside) = "" if backbone is None else backbone, recipe.named_tensors(model, train)
     network = recipe.part_of(model, place)
     norm_names = [f"{place}.{name}".lstrip(".") for name in _trained_norms(network, norms)]
@@ -131,11 +131,11 @@ def prepare(model: nn.Module, method: str, norms: str, train, backbone: str | No
         without = [name for name, conv in model.named_modules() if getattr(conv, "bias", 0) is None]
         own = [f"{place}.{key}".lstrip(".") for key in METHODS[method](network, **options)]
         own += recipe.keys_below(model, [*recipe.classifier_names(model, place), *norm_names]) + beside
-        if not own:
+        if not own and not recipe.attachments(model):
             what = f"under {method!r} nothing of this {type(model).__name__} would train: no classifier was recognised"
             raise ValueError(f"{what}; name it, for instance train=({[name for name, _ in model.named_children()][-1]!r},).")
         state.added_biases = tuple(name for name in without if model.get_submodule(name).bias is not None)
-        recipe.declare(model, "default", recipe.Recipe(method, options, tuple(dict.fromkeys(own))))
+        recipe.declare(model, "default", recipe.Recipe(method, options, recipe.with_aliases(model, own)))
         recipe.warn_about_heads(model)
     declared = recipe.active_recipe(model)
     declared.norms, declared.train = norms, train
