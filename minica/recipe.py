@@ -94,9 +94,8 @@ def carrier(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: if several parts were.
-        AdaptersDetached: if adapters are no longer where they were put.
     """
-    found = check_parts(model)
+    found = adapted_parts(unwrap(model))
     if len(found) > 1:
         raise ValueError(f"several parts of the model were adapted by themselves: give one, of {', '.join(map(repr, found))}.")
     return next(iter(found.values()), unwrap(model))
@@ -459,14 +458,13 @@ def _displaced(state: Adapted) -> list[str]:
 def _add_sets(model: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
     """Under its own key the backbone's tensor, under a key with the set's name each set's, whichever set is in use."""
     state = state_of(model)
-    for key in _displaced(state):
-        here, value = state_dict.get(prefix + key), state.backbone[key]
-        if here is not None:  # a classifier may have been removed
-            state_dict[prefix + set_key(key, state.active)] = here
-            state_dict[prefix + key] = value if isinstance(here, nn.Parameter) else value.detach()
-    for name, tensors in state.aside.items():
-        for key, value in tensors.items():
-            state_dict[prefix + set_key(key, name)] = value.detach()
+    used = {key: state_dict[prefix + key] for key in _displaced(state) if prefix + key in state_dict}
+    for name in state.recipes:
+        for key, value in (used if name == state.active else state.aside.get(name, {})).items():
+            state_dict[prefix + set_key(key, name)] = value if name == state.active else value.detach()
+    for key, here in used.items():
+        value = state.backbone[key]
+        state_dict[prefix + key] = value if isinstance(here, nn.Parameter) else value.detach()
 
 
 def _take_sets(model, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
@@ -549,12 +547,13 @@ def switch(model: nn.Module, name: str | None) -> nn.Module:
     """
     whole, model = model, carrier(model)
     known, state = adapter_names(model), state_of(model)
-    if name is None and (state is None or state.active is None):
+    if name is None and (state is None or not state.recipes):
         return whole
     if name not in known and (name is not None or not known):
         method = "" if known or state is None else f" and was prepared by {active_recipe(model).method!r}"
         raise ValueError(f"no adapters named {name!r}; the model has {', '.join(known) or 'none'}{method}.")
     with state.switching.lock:
+        check_attached(model)  # not before: while another thread switches, hooks come and go
         if name == state.active:
             return whole
         own = own_tensors(model)

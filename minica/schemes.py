@@ -162,7 +162,7 @@ def _network(whole: nn.Module, backbone: str | None) -> tuple[nn.Module, str]:
 def _check_set(whole: nn.Module, scheme: str, name: str, num_classes: int | None) -> None:
     check_choice(scheme, "scheme", SCHEMES | ABLATIONS)
     if not isinstance(name, str) or not re.fullmatch(r"\w+", name) or name in Site.TAKEN:
-        raise ValueError(f"name becomes part of keys: letters, digits and _ only, and no attribute of a module; got {name!r}.")
+        raise ValueError(f"name becomes part of keys: no attribute of a module, letters, digits and _ only, got {name!r}.")
     state = recipe.state_of(whole)
     if state is not None and (state.folded or not recipe.adapter_names(whole)):
         how = "fold" if state.folded else f"tune(model, {recipe.active_recipe(whole).method!r})"
