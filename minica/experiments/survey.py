@@ -17,8 +17,8 @@ from torch import nn
 
 from ..anatomy import UnsupportedBackbone
 from ..counting import kernel_area
-from ..discovery import blank_image, find_parts
-from ..recipe import adapters
+from ..discovery import blank_image, find_parts, skeleton
+from ..recipe import adapters, strip
 from ..schemes import SCHEMES, UnsupportedScheme, adapt
 from .records import RESULTS, add_record, read_records, trial_key
 from .tables import markdown
@@ -56,7 +56,7 @@ def examine(architecture: str) -> dict:
                 schemes[scheme] = _check(model, scheme, images, before)
             except UnsupportedScheme:
                 pass
-        parts = find_parts(model)
+        parts = find_parts(strip(skeleton(model)))  # of the network alone, without the adapters that it has by now
         kinds = Counter(part.kind for part in parts)
         inside = tuple(f"{part.name}." for part in parts if part.kind != "stage")
         row |= dict(covered=sum(f"{name}.".startswith(inside) for name in spatial))
