@@ -1,4 +1,4 @@
-"""How does an archive get here whole, and how is it unpacked without harm?"""
+"""Gets archives here whole, and unpacks them without harm."""
 
 from __future__ import annotations
 

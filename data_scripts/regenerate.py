@@ -1,4 +1,4 @@
-"""How are VTAB tasks drawn anew from their original data?  By the published label rules, not with the published images.
+"""Draws VTAB tasks anew from their original data, by the published label rules, not with the published images.
 
 The published thousand are those that come first in TensorFlow Datasets' order, which depends on its version; the order here
 is a permutation by seed 0.  Sizes, label rules and the JPEG files are as published; for CLEVR so are the test images.

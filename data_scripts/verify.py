@@ -1,4 +1,4 @@
-"""Is a copy of a benchmark what was published?  Lists, counts, classes and images against minica.data.catalogue.
+"""Checks a copy of a benchmark: its lists, counts, classes and images against minica.data.catalogue.
 
 python data_scripts/verify.py --root FOLDER [NAME ...] [--all]
 """

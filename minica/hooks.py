@@ -57,11 +57,10 @@ def lost_hooks(network: nn.Module, names: tuple[str, ...]) -> list[str]:
 
 
 def _is_hooked(network: nn.Module, attachment: nn.Module | None) -> bool:
-    for place, kind in getattr(attachment, "hooked", [("", "forward")]):
-        hooks = getattr(module_at(network, place), f"_{kind}_hooks", {})
-        if not any(getattr(hook, "__self__", None) is attachment is not None for hook in hooks.values()):
-            return False
-    return True
+    if not isinstance(attachment, Attachment):
+        return False
+    hooks = [getattr(module_at(network, place), f"_{kind}_hooks", {}).values() for place, kind in attachment.hooked]
+    return all(any(getattr(hook, "__self__", None) is attachment for hook in found) for found in hooks)
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:

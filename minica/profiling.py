@@ -1,4 +1,4 @@
-"""What does a network cost: parameters, multiply-accumulates, and the bytes that training keeps?"""
+"""What a network costs: parameters, multiply-accumulates, and the bytes that training keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a model trained, evaluated and resumed?  One loop, for one device or for several processes.
+"""The training loop: fit, evaluate and predict, for one device or for several processes.
 
 The recipe is the paper's (Table 8): AdamW under a cosine with linear warm-up.  Accelerate chooses device, precision and
 process group; what is frozen in the model stays frozen.  The task is classification, or what ``loss`` and ``metrics`` make it.

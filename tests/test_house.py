@@ -102,7 +102,7 @@ def test_files_have_a_plain_first_sentence_and_do_not_only_pass_on():
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         first = (ast.get_docstring(tree) or "").split("\n")[0]
-        assert first and first.endswith((".", "``", "?")), path
+        assert first and "?" not in first, path
         kinds = {type(node) for node in tree.body} - {ast.Import, ast.ImportFrom, ast.Expr}
         assert kinds or path.name == "__init__.py", f"{path.name} only passes on"
 

@@ -1,4 +1,4 @@
-"""Which data is a network adapted to?  Read, decoded once, split and ready to train on."""
+"""Data sets: read, decoded once, split and ready to train on."""
 
 from __future__ import annotations
 

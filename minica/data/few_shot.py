@@ -1,4 +1,4 @@
-"""How is a few-shot task read?  By NOAH's lists, or with shots drawn here from CoOp's splits."""
+"""Reads few-shot tasks: NOAH's lists, or shots drawn here from CoOp's splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are the four FGVC data sets read?  As their publishers lay them out, or by VPT's JSON lists."""
+"""Reads the four FGVC data sets as their publishers lay them out, or by VPT's JSON lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a data set too large for memory stay on disk, and what may be wrong with the lists that describe it?"""
+"""Images that stay on disk, and readers of the lists that describe them, which name what is wrong with a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a folder of class folders read?  As torchvision's ImageFolder users lay it out, split or not."""
+"""Reads a folder of class folders, as users of torchvision's ImageFolder lay it out, split or not."""
 
 from __future__ import annotations
 

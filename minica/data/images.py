@@ -1,4 +1,4 @@
-"""How does an image file become a tensor, and where is it kept so that this happens once?"""
+"""Decodes image files to tensors, and keeps the result so that this happens once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which data come with a pip install?  Real photographs of solar cells, and shapes that the package draws."""
+"""The data that come with a pip install: real photographs of solar cells, and shapes that the package draws."""
 
 from __future__ import annotations
 

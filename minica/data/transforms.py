@@ -1,4 +1,4 @@
-"""How is a picture changed on its way to the network?"""
+"""What happens to a picture on its way to the network: augmentation and normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is VTAB-1k read?  From the layout that NOAH's script writes and most later work shares."""
+"""Reads VTAB-1k in the layout that NOAH's script writes and most later work shares."""
 
 from __future__ import annotations
 
