@@ -65,7 +65,7 @@ def test_it_resumes_and_sums_up(tmp_path, capsys):
 
 
 def test_a_failure_is_a_row(monkeypatch):
-    monkeypatch.setattr(survey, "plain_anatomy", lambda model: 1 / 0)
+    monkeypatch.setattr(survey, "find_parts", lambda model: 1 / 0)
     row = survey.examine("test_resnet")
     assert row["verdict"] == "failed" and row["reason"].startswith("ZeroDivisionError")
 
