@@ -56,6 +56,13 @@ def _survey(args: argparse.Namespace) -> int:
     return 0
 
 
+def _collapse(args: argparse.Namespace) -> int:
+    from .experiments.collapse import run_all
+
+    run_all(args.groups)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m minica", description="Conv-Adapter: the course and its tools.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -92,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     survey = commands.add_parser("survey", help="adapt every architecture of timm and check each (hours; it resumes)")
     survey.add_argument("patterns", nargs="*", metavar="PATTERN", help="only these, such as 'resnet*' (default: all)")
     survey.set_defaults(work=_survey)
+
+    collapse = commands.add_parser("collapse", help="trials of why training collapses, and of the remedy (hours; it resumes)")
+    collapse.add_argument("groups", nargs="*", metavar="GROUP", help="only these, such as decisive (default: all)")
+    collapse.set_defaults(work=_collapse)
 
     for command in (course, lab):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")

@@ -58,7 +58,7 @@ def sweep(
         raise ValueError(
             f"through Ray's client ({ray}) records do not come back; start it on a machine of the cluster: --ray auto."
         )
-    with _locked(place):
+    with locked(place):
         found = {key: record for key, record in read_records(place).items() if not (retry and "error" in record)}
         todo = pending(plan, found)
         recorded = f"{len(found)} trials recorded in {place}"
@@ -86,7 +86,7 @@ def sweep(
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[None]:
+def locked(place: Path) -> Iterator[None]:
     """Refuse a second sweep on the same records: it would run the same trials, and in one file overwrite the other's records.
 
     A killed process leaves the lock's file, but not the lock.
