@@ -185,13 +185,19 @@ def detect(model: nn.Module, batches: Iterable) -> list[dict[str, Tensor]]:
     return found
 
 
-def metrics(model: nn.Module, loader: DataLoader, max_detections: int = MAX_DETECTIONS) -> dict:
-    """:func:`average_precision` of what the model finds in the images of ``loader``; the ``metrics`` of :func:`minica.fit`."""
+def metrics(model: nn.Module, loader: DataLoader) -> dict:
+    """:func:`average_precision` of what the model finds in the images of ``loader``; the ``metrics`` of :func:`minica.fit`.
+
+    As many boxes of an image count as the model gives: ``box_detections_per_img`` of Faster R-CNN, ``detections_per_img`` of
+    RetinaNet.
+    """
     found, targets = [], []
     for images, wanted in loader:  # the images of a whole data set may not fit in memory
         found += detect(model, [images])
         targets += wanted
-    return average_precision(found, targets, max_detections)
+    whole = unwrap(model)
+    limit = getattr(getattr(whole, "roi_heads", whole), "detections_per_img", MAX_DETECTIONS)
+    return average_precision(found, targets, limit)
 
 
 def average_precision(found: Sequence[dict], targets: Sequence[dict], max_detections: int = MAX_DETECTIONS) -> dict:
