@@ -21,10 +21,28 @@ from .fgvc import read_fgvc
 from .files import Files, data_folder
 from .folder import image_folder
 from .images import RESIZE_RULES, Collection, decode, draw_shots, stratified_split
-from .transforms import AUGMENTATIONS, transform
+from .dense import BOX_PRESETS, MASK_PRESETS, BoxDataset, DenseTask, MaskDataset, load_boxes, load_masks
+from .transforms import AUGMENTATIONS, by_channel, check_choice, transform
 from .vtab import read_vtab
 
-__all__ = ["AUGMENTATIONS", "CATALOGUE", "IMAGENET", "RESIZE_RULES", "ImageDataset", "Task", "decode", "load", "transform"]
+__all__ = [
+    "AUGMENTATIONS",
+    "BOX_PRESETS",
+    "CATALOGUE",
+    "IMAGENET",
+    "MASK_PRESETS",
+    "RESIZE_RULES",
+    "BoxDataset",
+    "DenseTask",
+    "ImageDataset",
+    "MaskDataset",
+    "Task",
+    "decode",
+    "load",
+    "load_boxes",
+    "load_masks",
+    "transform",
+]
 
 PACKAGED = {"solar-cells": packaged.solar_cells, "shapes": packaged.shapes}
 CATALOGUE_AUGMENTATIONS = ("paper", "published", "none")
@@ -148,12 +166,12 @@ def load(
         UserWarning: if a copy of a benchmark does not have the published numbers of images and classes.
     """
     if resize is not None:
-        _check_choice("resize rule", resize, RESIZE_RULES)
+        check_choice("resize rule", resize, RESIZE_RULES)
     if augment is not None:
-        _check_choice("augmentation", augment, CATALOGUE_AUGMENTATIONS if name in CATALOGUE else AUGMENTATIONS)
+        check_choice("augmentation", augment, CATALOGUE_AUGMENTATIONS if name in CATALOGUE else AUGMENTATIONS)
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}.")
-    mean, std = _by_channel("mean", mean), _by_channel("std", std)
+    mean, std = by_channel("mean", mean), by_channel("std", std)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, since pixels are divided by it, got {std}.")
 
@@ -246,15 +264,3 @@ def _subset(data: Collection, train_size: int, seed: int) -> np.ndarray:
             f"take more: {len(np.unique(data.strata[train]))} are always enough."
         )
     return chosen
-
-
-def _check_choice(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise ValueError(f"unknown {what} {given!r}; choose one of {', '.join(known)}.")
-
-
-def _by_channel(what: str, value: float | Sequence[float]) -> tuple[float, ...]:
-    values = np.ravel(value).astype(float).tolist()
-    if len(values) not in (1, 3):
-        raise ValueError(f"{what} must be one number, or one for each of R, G and B; got {value!r}.")
-    return tuple(values * (3 // len(values)))

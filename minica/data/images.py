@@ -47,7 +47,7 @@ def decode(path: str | os.PathLike, size: int | None = None, resize: str = "squa
     """
     try:
         with Image.open(path) as file:
-            picture = _eight_bits(ImageOps.exif_transpose(file))
+            picture = eight_bits(ImageOps.exif_transpose(file))
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more
         raise ValueError(
             f"cannot decode the image {os.fspath(path)}: {str(error) or type(error).__name__}. "
@@ -56,7 +56,7 @@ def decode(path: str | os.PathLike, size: int | None = None, resize: str = "squa
     return to_tensor(picture if size is None else resized(picture, size, resize))
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode[0] in "IF":  # I, F and all the I;16s: one channel of more than eight bits
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
@@ -62,3 +64,17 @@ def transform(size: int, mean: tuple[float, ...], std: tuple[float, ...], augmen
     """From uint8 (1 | 3, S, S) to float32 (3, S, S): augment, grey to RGB, [0, 1], (x - mean) / std by channel."""
     steps = (AUGMENTATIONS[augment] if isinstance(augment, str) else augment)(size)
     return v2.Compose([*steps, v2.RGB(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def check_choice(what: str, given: str, known: Iterable[str]) -> None:
+    """Raise a ValueError unless ``given`` is one of ``known``."""
+    if given not in known:
+        raise ValueError(f"unknown {what} {given!r}; choose one of {', '.join(known)}.")
+
+
+def by_channel(what: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    """A mean or a standard deviation for each of R, G and B, out of one number or three."""
+    values = np.ravel(value).astype(float).tolist()
+    if len(values) not in (1, 3):
+        raise ValueError(f"{what} must be one number, or one for each of R, G and B; got {value!r}.")
+    return tuple(values * (3 // len(values)))
