@@ -20,7 +20,12 @@ from minica.experiments import RESULTS, add_record, markdown, provenance, read_r
 from minica.profiling import activations
 
 IMAGES, SIDE, CLASSES = 2, 320, 21
-BACKBONES = {"resnet50": "residual_parallel", "convnext_small": "conv_parallel", "tf_efficientnet_lite0": "residual_parallel"}
+ADAPTED = [  # backbone, scheme, compression: the paper's, a smaller one, and the packaged network's
+    ("resnet50", "residual_parallel", 1),
+    ("resnet50", "conv_parallel", 4),
+    ("convnext_small", "conv_parallel", 1),
+    ("tf_efficientnet_lite0", "residual_parallel", 1),
+]
 NETWORKS = {"faster_rcnn": detection, "upernet": segmentation}
 
 
@@ -40,20 +45,20 @@ class Step(nn.Module):
         return detection.loss(self.model, (list(images), targets))
 
 
-def _adapted(model: nn.Module, scheme: str, module) -> nn.Module:
+def _adapted(model: nn.Module, scheme: str, compression: int, module) -> nn.Module:
     with warnings.catch_warnings(action="ignore"):  # that there are many parameters, which the table reports
-        return minica.adapt(model, scheme, 1, backbone=module.BODY, train=module.heads(model))
+        return minica.adapt(model, scheme, compression, backbone=module.BODY, train=module.heads(model))
 
 
 METHODS: dict[str, Callable] = {
-    "Full fine-tuning": lambda model, scheme, module: minica.tune(
+    "Full fine-tuning": lambda model, scheme, compression, module: minica.tune(
         model, "full", running_stats=False, backbone=module.BODY, train=module.heads(model)
     ),
-    "Frozen backbone": lambda model, scheme, module: minica.tune(
+    "Frozen backbone": lambda model, scheme, compression, module: minica.tune(
         model, "linear", backbone=module.BODY, train=module.heads(model)
     ),
     "Conv-Adapter": _adapted,
-    "Conv-Adapter, lean": lambda model, scheme, module: minica.lean(_adapted(model, scheme, module)),
+    "Conv-Adapter, lean": lambda model, scheme, compression, module: minica.lean(_adapted(model, scheme, compression, module)),
 }
 
 
@@ -65,7 +70,7 @@ def measure(cell: dict) -> dict:
     for name, prepare in METHODS.items():
         torch.manual_seed(0)
         model = getattr(module, cell["network"])(cell["backbone"], CLASSES, pretrained=False, **options)
-        prepare(model, cell["scheme"], module)
+        prepare(model, cell["scheme"], cell["compression"], module)
         found[name] = {
             "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
             "step": activations(Step(model, module), images),
@@ -80,16 +85,27 @@ def table(records: list[dict]) -> str:
         full = record["methods"]["Full fine-tuning"]
         for name, entry in record["methods"].items():
             parts = [f"{entry[key] / 2**20:,.0f} MiB ({entry[key] / full[key]:.2f})" for key in ("step", "backbone")]
-            rows.append([record["config"]["network"], record["config"]["backbone"], name, f"{entry['trained']:,}", *parts])
-    header = ["network", "backbone", "method", "trained parameters", "kept by a step (of full)", "of it by the backbone"]
-    return f"{IMAGES} images of {SIDE} x {SIDE} pixels, float32, compression 1 as in the paper.\n\n{markdown(header, rows)}\n"
+            config = record["config"]
+            adapted = f"{config['scheme']}, {config['compression']}" if "Adapter" in name else ""
+            rows.append([config["network"], config["backbone"], name, adapted, f"{entry['trained']:,}", *parts])
+    header = [
+        "network",
+        "backbone",
+        "method",
+        "scheme, compression",
+        "trained parameters",
+        "kept by a step (of full)",
+        "of it by the backbone",
+    ]
+    return f"{IMAGES} images of {SIDE} x {SIDE} pixels, float32.\n\n{markdown(header, rows)}\n"
 
 
 def main(out: Path = RESULTS) -> None:
     place = out / "dense_memory.json"
     for network in NETWORKS:
-        for backbone, scheme in BACKBONES.items():
-            cell = dict(network=network, backbone=backbone, scheme=scheme, images=IMAGES, side=SIDE)
+        for backbone, scheme, compression in ADAPTED:
+            adapted = dict(backbone=backbone, scheme=scheme, compression=compression)
+            cell = dict(network=network, **adapted, images=IMAGES, side=SIDE)
             if trial_key(cell) not in read_records(place):
                 add_record(place, measure(cell))
     text = table([*read_records(place).values()])

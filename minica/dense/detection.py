@@ -46,8 +46,8 @@ class PyramidBackbone(nn.Module):
 
     def __init__(self, body: nn.Module, channels: int, extra: nn.Module | None) -> None:
         super().__init__()
+        self.norms = pyramid.output_norms(body)  # before the body: what comes behind is taken for a head that should train
         self.body = body
-        self.norms = pyramid.output_norms(body)
         self.fpn = FeaturePyramidNetwork(body.feature_info.channels(), channels, extra)
         self.out_channels = channels
 

@@ -46,8 +46,8 @@ class UPerNet(nn.Module):
         widths = encoder.feature_info.channels()
         if len(widths) < 3:
             raise ValueError(f"UPerNet needs three maps of its encoder or more, got {len(widths)}.")
+        self.norms = pyramid.output_norms(encoder)  # before the encoder, see detection.PyramidBackbone
         self.encoder = encoder
-        self.norms = pyramid.output_norms(encoder)
         # The decoder passes over two maps finer than stride 4, which are not made here.
         self.decoder = UPerNetDecoder([0, 0, *widths], len(widths) + 1, channels)
         # Some versions normalise the maps in the decoder; the paper's does not, and ConvNeXt's maps have norms already.

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from ..backbones import create_backbone
-from ..data import CATALOGUE, NAMED, PACKAGED
+from ..data import CATALOGUE, PACKAGED
+from ..data.named import NAMED
 from ..tuning import tune
 from .records import trial_key
 from .runs import LOADING, NETWORKS, tuned_network
