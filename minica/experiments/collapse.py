@@ -120,7 +120,8 @@ def trial(config: dict) -> dict:
     Returns:
         ``config``, ``classes``, ``final_loss`` (mean over the last pass), ``deviation`` of the classifier's input over images
         at the end as a part of that at the start, ``test`` accuracy, and ``curve``: rows of (step, mean training loss since
-        the row before, deviation over the batch's images, share of the last activation that passes a gradient).
+        the row before, deviation over the batch's images, share of the last activation that passes a gradient, and how far
+        the probability of a class differs at most between two images of the batch).
     """
     started = time.perf_counter()
     model, task = prepare(config)
@@ -148,7 +149,8 @@ def trial(config: dict) -> dict:
         model.train()
         losses, curve = [], []
         for step, (batch, labels) in enumerate(DataLoader(task.train, batch_size, sampler=sampler)):
-            loss = F.cross_entropy(model(channels_last(batch)), labels)
+            logits = model(channels_last(batch))
+            loss = F.cross_entropy(logits, labels)
             loss.backward()
             rate = learning_rate(step, steps, config["lr"], config["warmup_steps"] / steps)
             for group, factor in zip(optimizer.param_groups, factors, strict=True):
@@ -159,7 +161,9 @@ def trial(config: dict) -> dict:
             if step % EVERY == 0:
                 live = (seen["map"] > 0) & (seen["map"] < (6 if isinstance(last.act, nn.ReLU6) else math.inf))
                 since = losses[-EVERY:] if step else losses
-                row = sum(since) / len(since), _deviation(seen["features"]), live.float().mean().item()
+                guesses = logits.detach().softmax(1)
+                spread = (guesses.amax(0) - guesses.amin(0)).max().item()
+                row = sum(since) / len(since), _deviation(seen["features"]), live.float().mean().item(), spread
                 curve.append([step, *(float(f"{value:.3g}") for value in row)])
         plain(model)
     seconds = time.perf_counter() - started
