@@ -16,12 +16,12 @@ from torch.utils.data import Dataset
 
 from . import packaged
 from .catalogue import CATALOGUE
+from .dense import BOX_PRESETS, MASK_PRESETS, BoxDataset, DenseTask, MaskDataset, load_boxes, load_masks
 from .few_shot import read_few_shot
 from .fgvc import read_fgvc
 from .files import Files, data_folder
 from .folder import image_folder
 from .images import RESIZE_RULES, Collection, decode, draw_shots, stratified_split
-from .dense import BOX_PRESETS, MASK_PRESETS, BoxDataset, DenseTask, MaskDataset, load_boxes, load_masks
 from .transforms import AUGMENTATIONS, by_channel, check_choice, transform
 from .vtab import read_vtab
 

@@ -35,6 +35,7 @@ from .pictures import (
 
 MOST_JSON, MOST_XML = 2 << 30, 10 << 20  # bytes; COCO's own training file has 469 MB
 ROUNDING = 1.0  # pixels that a box may reach over the edge without a word: annotators round, and VOC counts from 1
+EXPORT = "Export the boxes as COCO (object detection)."
 REMEDY = "Correct the annotations or the pictures, or take out what is wrong."
 
 
@@ -169,21 +170,24 @@ def _document(path: Path) -> dict:
     try:
         size = path.stat().st_size
         if size > MOST_JSON:
-            raise ValueError(f"it has {size:,} bytes, and {MOST_JSON:,} are the most")
+            raise ValueError(f"{path}: no COCO file: it has {size:,} bytes, and {MOST_JSON:,} are the most. {EXPORT}")
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error}); get it again.") from error
+    try:
         found = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: no COCO file, since no JSON ({error.msg}). {EXPORT}") from error
     except RecursionError:
-        raise ValueError(f"{path}: it is nested too deeply for a COCO file; give one with images, annotations, ...") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: no COCO file: {error}. Get it again, or give another one.") from error
+        raise ValueError(f"{path}: no COCO file: it is nested too deeply. {EXPORT}") from None
     parts = ("images", "annotations", "categories")
     if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in parts):
         there = ", ".join(map(str, list(found)[:6])) if isinstance(found, dict) else type(found).__name__
         raise ValueError(
             f"{path}: no COCO file: expected an object with the lists images, annotations and categories, found {there}. "
-            "Export the boxes as COCO (object detection)."
+            f"{EXPORT}"
         )
     if odd := next(((part, i) for part in parts for i, row in enumerate(found[part]) if not isinstance(row, dict)), None):
-        raise ValueError(f"{path}: no COCO file: {odd[0]}[{odd[1]}] is not an object. Export the boxes as COCO again.")
+        raise ValueError(f"{path}: no COCO file: {odd[0]}[{odd[1]}] is not an object. {EXPORT}")
     return found
 
 

@@ -102,12 +102,12 @@ def read_labels(path: str | os.PathLike, classes: Sequence[str], table: np.ndarr
         known = np.flatnonzero((table != UNKNOWN) & (table != IGNORE))
         commonest = values[counts.argmax()]
         said = f"{os.fspath(path)}: {counts.sum():,} pixels have values that are no class, as {commonest}"
-        if len(values) > 2 and known[0] < values[0] and values[-1] < known[-1]:
+        shown = ", ".join(f"{value} {classes[table[value]]}" for value in known[:8]) + (", ..." if len(known) > 8 else "")
+        if known[0] < values[0] and values[-1] < known[-1]:
             raise ValueError(
-                f"{said}: grey levels between two classes. Was it smoothed, resized or saved as JPEG? Save it as PNG"
+                f"{said}: grey levels between two classes ({shown}). Was it smoothed, resized or saved as JPEG? Save it as PNG"
             )
-        shown = ", ".join(f"{value} {classes[table[value]]}" for value in known[:8])
-        raise ValueError(f"{said}; known are {shown}{', ...' if len(known) > 8 else ''}, and {IGNORE} is ignored")
+        raise ValueError(f"{said}; known are {shown}" + (f", and {IGNORE} is ignored" if table[IGNORE] == IGNORE else ""))
     return labels.astype(np.uint8)
 
 
@@ -167,7 +167,7 @@ def _checked(path: Path | str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ade_classes(path: Path) -> tuple[str, ...]:
-    """Names in a table with the columns Idx, Ratio, Train, Val, Stuff, Name; of several for a class the first, if it is one's own."""
+    """Names of a table with the columns Idx, Ratio, Train, Val, Stuff, Name: of several the first, if no other class has it."""
     rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
     rows = [[cell.strip() for cell in row] for row in rows]
     if not rows or "Idx" not in rows[0] or "Name" not in rows[0]:

@@ -1,7 +1,7 @@
 """Pictures and masks in the pixel frame of their files, and one error for all that is wrong in a set of them.
 
 Boxes and masks are drawn on pixels as a file stores them.  So a rotation that a photograph notes in EXIF is *not* carried
-out here, as COCO's own tools do not; :func:`minica.data.decode`, which reads photographs that only have a class, carries it out.
+out here, as in COCO's own tools; :func:`minica.data.decode`, which reads photographs that only have a class, does it.
 """
 
 from __future__ import annotations
