@@ -154,11 +154,15 @@ def test_scenes_are_drawn_once_into_the_cache(tmp_path, monkeypatch):
         data.load_boxes("scenes")
 
 
-def test_the_scenes_that_come_with_the_package():
-    task = data.load_boxes("scenes")
-    assert [len(d) for d in (task.train, task.val, task.test)] == [400, 100, 200]
-    labels = np.concatenate([boxed.objects[:, 4] for boxed in task.train.boxed])
-    assert np.bincount(labels.astype(int))[1:].min() > 100 and any(len(boxed.objects) == 0 for boxed in task.train.boxed)
+def test_scenes_show_all_classes_alike_some_covered_and_some_without_any(tmp_path):
+    assert scenes.IMAGES == {"train": 400, "val": 100, "test": 200}
+    scenes.draw_scenes(tmp_path, images={"train": 80})
+    task = data.load_boxes(tmp_path / "coco")
+    objects = np.concatenate([boxed.objects for d in (task.train, task.val, task.test) for boxed in d.boxed])
+    assert np.bincount(objects[:, 4].astype(int))[1:].min() > 15
+    assert any(not len(rows) for rows in found(task).values()) and objects[:, 6].min() > 20
+    sides = {(boxed.width, boxed.height) for boxed in task.train.boxed}
+    assert len(sides) > 4 and {side for size in sides for side in size} == set(scenes.SIDES)
 
 
 # ------------------------------------------------------------------------------------------------------------------- items
