@@ -19,12 +19,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from . import scenes
 from .boxes import Boxed, read_boxes
 from .images import to_tensor
 from .masks import IGNORE, Masked, read_labels, read_masks
 from .named import NAMED, NamedSet, named_folder, nuclei_strata
 from .pictures import each, read_picture, refuse
+from .scenes import cached_scenes
 from .transforms import by_channel, check_choice
 
 IN_MEMORY = 1 << 30  # bytes of decoded pictures up to which a set is kept in memory; larger ones are read on access
@@ -343,7 +343,7 @@ def _found(
         raise ValueError(f"root= is for {', '.join(known)}, not for {name!r}; leave it out.")
     if name == "scenes":
         legal = {"source": "drawn by minica", "licence": "Apache-2.0", "citation": ""}
-        return name, scenes.cached_scenes(seed) / {"boxes": "coco", "masks": "ade20k"}[what], legal, None
+        return name, cached_scenes(seed) / {"boxes": "coco", "masks": "ade20k"}[what], legal, None
     path = Path(where).expanduser()
     if not path.exists() or name in NAMED:
         other = f"{name} has no {what}" if name in NAMED else f"unknown data set {name!r}, which is no folder either"
