@@ -378,6 +378,28 @@ def test_any_coco_file_is_read(layout, tmp_path):
     assert not any(str(tmp_path) in text for text in (task.name, task.source))
 
 
+def test_endings_in_upper_case_and_names_of_pictures_in_xml(tmp_path):
+    root = coco(tmp_path / "coco", [box(i, (1, 2, 3, 4)) for i in range(10)])
+    for i in range(0, 10, 2):
+        (root / "images" / f"{i}.jpg").rename(root / "images" / f"{i}.JPG")
+    assert len(found(data.load_boxes(root))) == 10
+    for i in range(4):
+        picture(tmp_path / "voc" / f"photo {i}.JPEG", seed=i)
+        voc(tmp_path / "voc" / f"{i}.XML", [("a", 1, 1, 9, 9)], name=f"photo {i}.jpeg")
+    assert len(found(data.load_boxes(tmp_path / "voc"))) == 4
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pillow_turns_a_tiff_by_itself(orientation, tmp_path):
+    """So sizes, boxes and pictures are those of the upright picture there, and no warning is due."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    root = coco(tmp_path, [], images=[{"id": i, "file_name": f"{i}.tif"} for i in range(4)])
+    for i in range(4):
+        picture(root / "images" / f"{i}.tif", exif=exif)
+    assert data.load_boxes(root).train[0][0].shape == ((3, 30, 40) if orientation == 3 else (3, 40, 30))
+
+
 def test_a_folder_is_split_by_the_seed(tmp_path):
     root = coco(tmp_path, [box(i, (1, 2, 3, 4)) for i in range(40)], count=40)
     one, same, other = (data.load_boxes(root, seed=seed) for seed in (0, 0, 1))
@@ -617,7 +639,9 @@ def test_annotations_that_are_wrong_are_named(rows, problem, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"images": [{"id": 0, "file_name": "../outside.jpg"}]}, "../outside.jpg does not exist"),
+        ({"images": [{"id": 0, "file_name": "../outside.jpg"}]}, "../outside.jpg leads out of the folder"),
+        ({"images": [{"id": 0, "file_name": "/outside.jpg"}]}, "/outside.jpg leads out of the folder"),
+        ({"images": [{"id": 0, "file_name": "1.jpg"}, {"id": 1, "file_name": "1.jpg"}]}, r"images\[1\]: 1.jpg is there twice"),
         ({"images": [{"id": 0}]}, r"images\[0\] needs a file_name and an id"),
         (
             {"images": [{"id": 0, "file_name": "1.jpg"}, {"id": 0, "file_name": "2.jpg"}]},
@@ -642,7 +666,8 @@ def test_json_that_is_nested_huge_or_something_else(tmp_path, monkeypatch):
     root = coco(tmp_path, [])
     for content, problem in (
         ("[" * 100_000, "nested too deeply"),
-        ('{"images": ', "boxes.json:1: no COCO file, since no JSON"),
+        ('{"images": ', "boxes.json: no COCO file, since no JSON .*line 1"),
+        ("[" + "9" * 10_000 + "]", "no COCO file, since no JSON"),
         ("[1, 2]", "no COCO file: .*found list"),
         ('{"type": "FeatureCollection"}', "found type"),
     ):
@@ -786,13 +811,23 @@ def test_wrong_arguments_are_named(tmp_path, drawn, monkeypatch):
         refused("root= is for .*leave it out", load, drawn, root=tmp_path, **options)
         for size in (0, -3, 2.5, "8", True):
             refused("size must be a whole number of pixels", load, drawn, size=size)
+    (tmp_path / "coco").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused("^coco has no boxes: expected", data.load_boxes, Path("coco"))
     refused("ade20k has no boxes; choose one of scenes, coco, nuclei, cards", data.load_boxes, "ade20k")
     refused("cards has no masks; choose one of scenes, ade20k, nuclei", data.load_masks, "cards", size=8)
     refused("std must be above 0", data.load_masks, drawn / "ade20k", size=8, std=0)
     refused("mean must be one number", data.load_masks, drawn / "ade20k", size=8, mean=(1, 2))
     refused("has 2 pictures, but at least 3", data.load_boxes, coco(tmp_path, [], count=2))
     (tmp_path / "text.txt").write_text("no json")
-    refused("text.txt:1: no COCO file", data.load_boxes, tmp_path / "text.txt")
+    refused("text.txt: no COCO file", data.load_boxes, tmp_path / "text.txt")
+
+
+def test_a_set_without_pictures_is_refused(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    refused("has no pictures; add some", data.load_masks, tmp_path, size=8)
+    refused("has no pictures; add some", data.load_boxes, tmp_path)
 
 
 def test_a_set_without_train_is_refused(tmp_path):

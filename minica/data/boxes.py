@@ -12,7 +12,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from .pictures import (
 )
 
 MOST_JSON, MOST_XML = 2 << 30, 10 << 20  # bytes; COCO's own training file has 469 MB
+MOST_PIXELS = 1_000_000  # a side
 ROUNDING = 1.0  # pixels that a box may reach over the edge without a word: annotators round, and VOC counts from 1
 EXPORT = "Export the boxes as COCO (object detection)."
 REMEDY = "Correct the annotations or the pictures, or take out what is wrong."
@@ -125,7 +126,7 @@ def _tidy(rows: Sequence[tuple[str, Sequence[float]]], width: int, height: int, 
 def _coco_files(folder: Path) -> dict[str, Path]:
     """Split, or ``"all"`` -> JSON file."""
     for place in (folder / "annotations", folder / "Annotations", folder):
-        files = sorted(place.glob("*.json")) if place.is_dir() else []
+        files = _json_files(place)
         files = [path for path in files if path.name.startswith("instances_")] or files
         if not files:
             continue
@@ -142,10 +143,14 @@ def _coco_files(folder: Path) -> dict[str, Path]:
         if len(found) > 1:
             found.pop("all", None)
         return found
-    found = {split: sorted(place.glob("*.json")) for split, place in split_folders(folder).items()}
+    found = {split: _json_files(place) for split, place in split_folders(folder).items()}
     if several := next((files for files in found.values() if len(files) > 1), None):
         raise ValueError(f"{several[0].parent} has {len(several)} JSON files; leave the COCO annotations only.")
     return {split: files[0] for split, files in found.items() if files}
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if path.name[0] != ".")
 
 
 def _coco(files: dict[str, Path], remarks: Remarks, where: Path) -> Boxes:
@@ -173,12 +178,13 @@ def _document(path: Path) -> dict:
             raise ValueError(f"{path}: no COCO file: it has {size:,} bytes, and {MOST_JSON:,} are the most. {EXPORT}")
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error}); get it again.") from error
+    text = read_text(path)
     try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: no COCO file, since no JSON ({error.msg}). {EXPORT}") from error
+        found = json.loads(text)
     except RecursionError:
         raise ValueError(f"{path}: no COCO file: it is nested too deeply. {EXPORT}") from None
+    except ValueError as error:  # a JSONDecodeError, or a number of thousands of digits
+        raise ValueError(f"{path}: no COCO file, since no JSON ({error}). {EXPORT}") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in parts):
         there = ", ".join(map(str, list(found)[:6])) if isinstance(found, dict) else type(found).__name__
@@ -209,6 +215,7 @@ def _coco_pictures(
     problems: list[str] = []
     files: dict[int, str] = {}
     sizes: dict[int, tuple[int, int] | None] = {}
+    seen: set[str] = set()
     find = _finder(path, [row.get("file_name") for row in document["images"]], where)
     unsized: list[tuple[int, str]] = []
     for i, row in enumerate(document["images"]):
@@ -217,11 +224,15 @@ def _coco_pictures(
             problems.append(f"{path}: images[{i}] needs a file_name and an id of its own, a whole number")
             continue
         place, files[number], sizes[number] = find(name), name, None
-        if place is None:
-            problems.append(f"{path}: images[{i}]: {name} does not exist")
+        if leaves(name):
+            problems.append(f"{path}: images[{i}]: {name} leads out of the folder of pictures, or has backslashes")
+            continue
+        if place is None or place in seen:
+            problems.append(f"{path}: images[{i}]: {name} " + ("does not exist" if place is None else "is there twice"))
             continue
         files[number] = place
-        if all(_is_whole(side) and side > 0 for side in size):
+        seen.add(place)
+        if all(_is_whole(side) and 0 < side < MOST_PIXELS for side in size):
             sizes[number] = size
         else:
             unsized.append((number, place))
@@ -253,22 +264,35 @@ def _coco_pictures(
 
 
 def _finder(path: Path, names: Sequence[object], where: Path) -> Callable[[str], str | None]:
-    """What gives the path of a picture by its ``file_name``, or None: in the first place that has one of them."""
+    """What gives the path of a picture by its ``file_name``, or None: in the first place that has one of them.
+
+    Whether the ending is in upper or lower case does not matter.
+    """
     split = path.stem.removeprefix("instances_").removesuffix(".coco").removesuffix("_annotations")
     root = where if where.is_dir() else path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
     top = [root / "images" / split, root / split, *[folder for key, folder in split_folders(root).items() if key in split]]
     places = [*top, path.parent, path.parent / "images", root / "images", root / "JPEGImages", root]
-    listing = lru_cache(maxsize=None)(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
+
+    @cache
+    def listing(folder: Path) -> dict[str, str]:
+        there = sorted(os.listdir(folder)) if folder.is_dir() else []
+        return {_small_ending(name): name for name in there} | {name: name for name in there}
 
     def at(place: Path, name: str) -> str | None:
         if leaves(name):
             return None
-        full = place / name
-        return str(full) if full.name in listing(full.parent) else None
+        full, there = place / name, listing((place / name).parent)
+        found = there.get(full.name) or there.get(_small_ending(full.name))
+        return str(full.with_name(found)) if found else None
 
     texts = [name for name in names if isinstance(name, str)]
     best = next((place for place in places for name in texts[:: len(texts) // 50 + 1] if at(place, name)), places[0])
     return partial(at, best)
+
+
+def _small_ending(name: str) -> str:
+    stem, ending = os.path.splitext(name)
+    return stem + ending.lower()
 
 
 def _is_whole(value: object) -> bool:
@@ -313,14 +337,15 @@ def _xml_files(folder: Path) -> list[Path]:
 
 def _voc(files: dict[str, list[Path]], remarks: Remarks, where: Path) -> Boxes:
     every = list(dict.fromkeys(path for paths in files.values() for path in paths))
-    pictures_of = lru_cache(maxsize=None)(by_stem)
+    pictures_of = cache(by_stem)
 
     def read(path: Path) -> tuple[Path, Path, tuple[int, int], list]:
         root = _xml(path)
-        places = (path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images")
-        picture = next((found for place in places if (found := pictures_of(place).get(path.stem))), None)
+        places = [pictures_of(p) for p in (path.parent, *(path.parent.parent / name for name in ("JPEGImages", "images")))]
+        named = (root.findtext("filename") or "").strip()
+        stems = (path.stem, Path(named).stem)
+        picture = next((place[stem] for stem in stems for place in places if stem in place), None)
         if picture is None:
-            named = (root.findtext("filename") or "").strip()
             raise ValueError(f"{path}: there is no picture {path.stem}.* for it" + (f" (it names {named})" if named else ""))
         size = picture_size(picture)
         _check_size(path, root, picture, size)

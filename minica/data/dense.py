@@ -72,7 +72,7 @@ class BoxDataset(Dataset):
         about: dict,
     ) -> None:
         self.boxed, self.classes, self.category_ids, self.size, self.trains = boxed, classes, category_ids, size, trains
-        self.about, self._kept = about, kept
+        self.about, self._kept = about, {b.path: kept[b.path] for b in boxed if b.path in kept}
         flip = [v2.RandomHorizontalFlip()] if augment == "flip" and trains else []
         self.transform = v2.Compose([*flip, v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()])
 
@@ -151,7 +151,8 @@ class MaskDataset(Dataset):
         about: dict,
     ) -> None:
         self.masked, self.classes, self.transform, self.about = masked, classes, transform, about
-        self._table, self._side, self._kept = table, side, kept
+        self._table, self._side = table, side
+        self._kept = {m.path: kept[m.path] for m in masked if m.path in kept}
 
     def __len__(self) -> int:
         return len(self.masked)
@@ -335,17 +336,17 @@ def _found(
     """Name and folder; source, licence and citation; and what is known of a named set."""
     known = [name for name, facts in NAMED.items() if what in facts.reads]
     name = os.fspath(where)
-    if name in known:
+    if where in known:  # as text: a path is a folder, whatever it is called
         facts = NAMED[name]
         legal = {"source": facts.source, "licence": facts.licence, "citation": facts.citation}
         return name, named_folder(name, root), legal, facts
     if root is not None:
         raise ValueError(f"root= is for {', '.join(known)}, not for {name!r}; leave it out.")
-    if name == "scenes":
+    if where == "scenes":
         legal = {"source": "drawn by minica", "licence": "Apache-2.0", "citation": ""}
         return name, cached_scenes(seed) / {"boxes": "coco", "masks": "ade20k"}[what], legal, None
     path = Path(where).expanduser()
-    if not path.exists() or name in NAMED:
+    if not path.exists():
         other = f"{name} has no {what}" if name in NAMED else f"unknown data set {name!r}, which is no folder either"
         form = "a COCO file, or a folder of pictures with boxes" if what == "boxes" else "a folder with images and masks"
         raise ValueError(f"{other}; choose one of scenes, {', '.join(known)}, or give the path of {form}.")
