@@ -522,7 +522,7 @@ def test_ade20k_counts_from_one(tmp_path):
 def test_boxes_without_area_are_left_out_and_counted(tmp_path):
     rows = [box(i, (1, 2, 3, 4)) for i in range(10)]
     rows += [box(3, (5, 5, 0, 4)), box(3, (5, 5, 4, -2)), box(4, (0, 0, 0, 0), id=99)]
-    with pytest.warns(UserWarning, match=r"3 boxes without area were left out; the first: boxes.json: annotations\[10\]"):
+    with pytest.warns(UserWarning, match=r"3 boxes without area were left out; the first: .*boxes.json: annotations\[10\]"):
         task = data.load_boxes(coco(tmp_path, rows))
     assert all(len(objects) == 1 for objects in found(task).values())
 
@@ -607,6 +607,26 @@ def test_missing_and_truncated_pictures_are_named_at_once(tmp_path):
         (root / "images" / f"{i}.jpg").unlink()
     said = refused(r"6 problems:.*images\[0\]: 0.jpg does not exist.*and 1 more", data.load_boxes, root)
     assert said.count(".jpg") == 5
+
+
+def test_a_picture_beyond_pillows_limit_is_named(tmp_path, monkeypatch):
+    root = pairs(tmp_path, HALVES)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice that is refused
+    refused("10 problems:.*0.JPG: Image size .1200 pixels. exceeds limit", lambda: data.load_masks(root, size=8))
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    root = coco(tmp_path / "coco", [box(0, (1, 1, 2, 2))])
+    (root / "._boxes.json").write_bytes(b"\0")
+    for i in range(4):
+        picture(tmp_path / "voc" / f"{i}.png")
+        voc(tmp_path / "voc" / f"{i}.xml", [("a", 1, 1, 9, 9)])
+        (tmp_path / "voc" / f"._{i}.png").write_bytes(b"\0")
+        (tmp_path / "voc" / f"._{i}.xml").write_bytes(b"\0")
+    pairs(tmp_path / "pairs", HALVES)
+    (tmp_path / "pairs" / "images" / "._0.JPG").write_bytes(b"\0")
+    assert len(found(data.load_boxes(root))) == 10 and len(found(data.load_boxes(tmp_path / "voc"))) == 4
+    assert len(data.load_masks(tmp_path / "pairs", size=8).train) == 6
 
 
 def test_a_picture_that_goes_bad_later_is_named(tmp_path, monkeypatch):

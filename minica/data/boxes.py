@@ -102,19 +102,21 @@ def read_boxes(where: Path, seed: int, strata: Callable[[list[Boxed]], Iterable]
     return found
 
 
-def _tidy(rows: Sequence[tuple[str, Sequence[float]]], width: int, height: int, remarks: Remarks) -> np.ndarray:
-    """The objects (N, 7) of one picture, clipped; each row comes with its origin."""
+def _tidy(
+    rows: Sequence[tuple[int, Sequence[float]]], origin: Callable[[int], str], width: int, height: int, remarks: Remarks
+) -> np.ndarray:
+    """The objects (N, 7) of one picture, clipped; each row comes with the number that ``origin`` says it by."""
     kept = []
-    for origin, (x1, y1, x2, y2, label, crowd, area) in rows:
+    for number, (x1, y1, x2, y2, label, crowd, area) in rows:
         if x2 <= x1 or y2 <= y1:
-            remarks.add("boxes without area were left out", origin)
+            remarks.add("boxes without area were left out", origin(number))
             continue
         inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            remarks.add("boxes outside their picture were left out", origin)
+            remarks.add("boxes outside their picture were left out", origin(number))
             continue
         if max(inside[0] - x1, inside[1] - y1, x2 - inside[2], y2 - inside[3]) > ROUNDING:
-            remarks.add("boxes that reach over the edge of their picture were clipped", origin)
+            remarks.add("boxes that reach over the edge of their picture were clipped", origin(number))
         largest = (inside[2] - inside[0]) * (inside[3] - inside[1])
         kept.append((*inside, label, crowd, min(area, largest) if area > 0 else largest))
     return np.array(kept, float).reshape(-1, 7)
@@ -239,27 +241,29 @@ def _coco_pictures(
     heads, wrong = each("reading sizes", lambda item: (item[0], picture_size(item[1])), unsized)
     sizes |= dict(heads)
     problems += wrong
+
+    def origin(i: int) -> str:
+        number = document["annotations"][i].get("id")
+        return f"{path}: annotations[{i}]" + ("" if number is None else f" (id {number})")
+
     rows: dict[int, list] = {number: [] for number in files}
     for i, row in enumerate(document["annotations"]):
-        origin = f"annotations[{i}]" + (f" (id {row['id']})" if "id" in row else "")
         number, category, crowd, area = (row.get(key) for key in ("image_id", "category_id", "iscrowd", "area"))
         box = row.get("bbox")
         if not _is_whole(number) or number not in files:
-            problems.append(f"{path}: {origin} is of image {number!r}, which is not in the file")
+            problems.append(f"{origin(i)} is of image {number!r}, which is not in the file")
         elif not _is_whole(category) or category not in labels:
-            problems.append(f"{path}: {origin} is of category {category!r}, which is not in the file")
+            problems.append(f"{origin(i)} is of category {category!r}, which is not in the file")
         elif not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-            problems.append(f"{path}: {origin} needs a bbox of four numbers x, y, width, height; got {box!r:.60}")
+            problems.append(f"{origin(i)} needs a bbox of four numbers x, y, width, height; got {box!r:.60}")
         else:
             x, y, width, height = box
             size = area if _is_number(area) else 0
-            rows[number].append(
-                (f"{path.name}: {origin}", (x, y, x + width, y + height, labels[category], float(crowd == 1), size))
-            )
+            rows[number].append((i, (x, y, x + width, y + height, labels[category], float(crowd == 1), size)))
     pictures = []
     for number, file in files.items():
         if sizes[number] is not None:
-            pictures.append(Boxed(file, number, *sizes[number], _tidy(rows[number], *sizes[number], remarks)))
+            pictures.append(Boxed(file, number, *sizes[number], _tidy(rows[number], origin, *sizes[number], remarks)))
     return pictures, problems
 
 
@@ -353,14 +357,16 @@ def _voc(files: dict[str, list[Path]], remarks: Remarks, where: Path) -> Boxes:
 
     found, problems = each("reading XML", read, every)
     refuse(problems, where, REMEDY)
-    names = sorted({name for *_, objects in found for _, name, _ in objects})
+    names = sorted({name for *_, objects in found for name, _ in objects})
     if not names:
         raise ValueError(f"{where} has {len(every)} XML files, but no object in any of them; annotate some.")
     labels = {name: label for label, name in enumerate(names, 1)}
     boxed = {}
     for number, (path, picture, (width, height), objects) in enumerate(found, 1):
-        rows = [(origin, (*box, labels[name], 0.0, 0.0)) for origin, name, box in objects]
-        boxed[path] = Boxed(str(picture), number, width, height, _tidy(rows, width, height, remarks))
+        rows = [(i, (*box, labels[name], 0.0, 0.0)) for i, (name, box) in enumerate(objects, 1)]
+        boxed[path] = Boxed(
+            str(picture), number, width, height, _tidy(rows, partial(_voc_origin, path), width, height, remarks)
+        )
     if not (where / "ImageSets").is_dir():  # which says what belongs to the set
         used = {picture for _, picture, *_ in found}
         for place in sorted({picture.parent for picture in used}):
@@ -399,15 +405,19 @@ def _check_size(path: Path, root: ElementTree.Element, picture: Path, size: tupl
         )
 
 
-def _voc_objects(path: Path, root: ElementTree.Element) -> list[tuple[str, str, tuple[float, ...]]]:
+def _voc_origin(path: Path, number: int) -> str:
+    return f"{path}: object {number}"
+
+
+def _voc_objects(path: Path, root: ElementTree.Element) -> list[tuple[str, tuple[float, ...]]]:
     objects = []
-    for i, thing in enumerate(root.findall("object")):
+    for i, thing in enumerate(root.findall("object"), 1):
         name = (thing.findtext("name") or "").strip()
         corners = [_number(thing.findtext(f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax")]
         if not name or None in corners:
-            raise ValueError(f"{path}: object {i + 1} needs a <name> and a <bndbox> of four numbers")
+            raise ValueError(f"{_voc_origin(path, i)} needs a <name> and a <bndbox> of four numbers")
         # Counted from 1, the last pixel included: the first edge is one less, the last one as it says (as in Detectron2).
-        objects.append((f"{path}: object {i + 1}", name, (corners[0] - 1, corners[1] - 1, corners[2], corners[3])))
+        objects.append((name, (corners[0] - 1, corners[1] - 1, corners[2], corners[3])))
     return objects
 
 
