@@ -23,9 +23,9 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 # Each method gets the plain network, adds what it adds, and returns the network's own tensors that train, by state-dict key.
 
 
-def full(network: nn.Module) -> list[str]:
-    """Every parameter, and the statistics of every normalisation layer."""
-    return list(recipe.own_tensors(network))
+def full(network: nn.Module, running_stats: bool = True) -> list[str]:
+    """Every parameter and, unless ``running_stats`` is False, the statistics of every BatchNorm, which detectors freeze."""
+    return list(recipe.own_tensors(network) if running_stats else dict(network.named_parameters()))
 
 
 def linear(network: nn.Module) -> list[str]:
@@ -98,8 +98,8 @@ def tune(
             before the classifier.
         train: names of modules or parameters that train as well, see :func:`minica.adapt`.
         backbone: the dotted name of the network to tune inside a larger model, see :func:`minica.adapt`.
-        options: of the method: ``size`` and ``image_size`` of a ``"prompt"``, in pixels; for ``"conv_adapter"`` those of
-            :func:`minica.adapt`, of which ``"bias"`` and ``"residual_adapter"`` take ``spec``.
+        options: of the method: ``running_stats`` of ``"full"``; ``size`` and ``image_size`` of a ``"prompt"``, in pixels; for
+            ``"conv_adapter"`` those of :func:`minica.adapt`, of which ``"bias"`` and ``"residual_adapter"`` take ``spec``.
 
     Raises:
         ValueError: for an unknown method or option, or if nothing at all would train.

@@ -35,6 +35,8 @@ def test_the_conda_environment_is_the_package():
 def test_requirements_are_ranges():
     for requirement in CORE + [listed for extra in EXTRAS.values() for listed in extra]:
         operators = {specifier.operator for specifier in requirement.specifier}
+        if requirement.name == "segmentation-models-pytorch":  # its decoders change between minor versions
+            operators.remove("<")
         assert not operators & {"==", "===", "~=", "<", "<="}, requirement
         assert operators == {">="} or requirement.name == "minica", f"{requirement} has no floor"
 

@@ -20,12 +20,13 @@ import torch
 
 from ..backbones import create_backbone
 from ..data import CATALOGUE, PACKAGED
+from ..data.named import NAMED
 from ..tuning import tune
 from .records import trial_key
-from .runs import LOADING
+from .runs import LOADING, NETWORKS, tuned_network
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ap", "ap50", "miou")
 NUMBERS = {  # key -> type, least value
     "size": (int, 1),
     "epochs": (int, 1),
@@ -42,7 +43,10 @@ GRID = ("lr", "weight_decay")  # of which all pairs are tried
 LISTED = (*GRID, "seeds", "tuning_seeds")
 SWITCHES = ("cache", "wrong", "phases", "control")
 NORMALIZATIONS = ("backbone", "imagenet")
-SIZES, SETTINGS = ("size", "epochs", "batch_size"), ("warmup", "workers", "normalization", "cache", "wrong")  # of every run
+SIZES, SETTINGS = (
+    ("size", "epochs", "batch_size"),
+    ("warmup", "workers", "normalization", "cache", "wrong", "network"),
+)  # of every run
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
 OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases")
 
@@ -110,12 +114,19 @@ def read_plan(path: str | os.PathLike) -> Plan:
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
         for name in _list(task["data"]):
-            if name not in (*PACKAGED, *CATALOGUE) and not Path(str(name)).expanduser().is_dir():
+            if (
+                name not in (*PACKAGED, *CATALOGUE, *((*NAMED, "scenes") if "network" in config else ()))
+                and not Path(str(name)).expanduser().is_dir()
+            ):
                 raise ValueError(f"{path}: [[tasks]]: there is no data set {name!r}, and no such folder of class folders.")
     if not all(isinstance(backbone, str) for backbone in backbones):
         raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
     methods = _methods(path, config)
-    _rehearse(path, backbones, methods)
+    if "network" in config and not (isinstance(config["network"], dict) and config["network"].get("name") in NETWORKS):
+        raise ValueError(
+            f'{path}: network must be such as {{ name = "faster_rcnn", channels = 64 }}, name one of {", ".join(NETWORKS)}.'
+        )
+    _rehearse(path, backbones, methods, config.get("network"))
     phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
     fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
     cells = [
@@ -198,7 +209,7 @@ def _check_numbers(path: Path, key: str, given) -> None:
             raise ValueError(f"{path}: {key} must be {'' if listed else 'a '}{wanted} from {least}, got {given!r}.")
 
 
-def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict]) -> None:
+def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], network: dict | None) -> None:
     """Build, without numbers, every method on the first backbone and the methods' first options on the others: before hours
     are spent, and before any weights are there."""
     for backbone in backbones:
@@ -207,8 +218,10 @@ def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict]) -> Non
             for point in points if backbone == backbones[0] else itertools.islice(points, 1):
                 try:
                     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-                        model = create_backbone(backbone, num_classes=2, pretrained=False)
-                        tune(model, point.pop("method"), **point)
+                        if network:
+                            tuned_network(network, backbone, 2, point.pop("method"), point, pretrained=False)
+                        else:
+                            tune(create_backbone(backbone, num_classes=2, pretrained=False), point.pop("method"), **point)
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"{path}: [methods.{name}] on {backbone}: {error}") from error
 

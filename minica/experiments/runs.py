@@ -14,6 +14,7 @@ Several GPUs, or processes, share a run that ``accelerate launch`` or ``torchrun
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import subprocess
@@ -21,44 +22,78 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from .. import data
 from ..backbones import create_backbone, normalization
-from ..profiling import count
+from ..dense import pyramid
 from ..tasks.classification import metrics
-from ..training import fit, predict
+from ..training import evaluate, fit, predict
 from ..tuning import tune
 
 # What a run trains on, and which sets it is scored on.  What is tuned never sees the test images.
 PHASES = {"tune": ("train", ("val",)), "final": ("final", ("test",)), None: ("train", ("test", "val"))}
+NETWORKS = {"faster_rcnn": "detection", "retinanet": "detection", "upernet": "segmentation"}  # modules of minica.dense
 LOADING = ("size", "task", "train_size", "shots", "resize", "augment")
 TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
 
 
-def load_task(config: dict) -> data.Task:
+def load_task(config: dict) -> data.Task | data.DenseTask:
     """The data of one configuration, as its backbone expects them."""
     options = {key: config[key] for key in LOADING if key in config}
+    if "network" in config:
+        if NETWORKS[config["network"]["name"]] == "detection":
+            return data.load_boxes(config["data"], **options)
+        return data.load_masks(config["data"], **options, **normalization(config["backbone"]))
     if "shots" in config:
         options["seed"] = config["seed"]  # every seed draws its own shots
     published = config.get("normalization") == "imagenet"  # what the published code does, whatever the backbone expects
     return data.load(config["data"], **options, **(data.IMAGENET if published else normalization(config["backbone"])))
 
 
-def prepare(config: dict) -> tuple[torch.nn.Module, data.Task]:
+def prepare(config: dict) -> tuple[torch.nn.Module, data.Task | data.DenseTask]:
     """The tuned model and the task of one configuration, seeded, ready for :func:`minica.fit`."""
     task = load_task(config)
     torch.manual_seed(config["seed"])  # the new head's and the adapters' initial weights
+    if "network" in config:
+        return tuned_network(
+            config["network"], config["backbone"], len(task.classes), config["method"], config["options"]
+        ), task
     model = create_backbone(config["backbone"], num_classes=len(task.classes))
     framed = {"image_size": config["size"]} if config["method"] == "prompt" else {}
     return tune(model, config["method"], **framed | config["options"]), task
 
 
+def tuned_network(network: dict, backbone: str, classes: int, method: str, options: dict, pretrained: bool = True):
+    """A detector or a segmentation network, its heads and what ``method`` says of its backbone to be trained.
+
+    Args:
+        network: ``name``, one of :data:`NETWORKS`, and the options of the function of that name in :mod:`minica.dense`.
+        classes: of the data, without the background that detectors count.
+    """
+    module, sizes = _dense({"network": network}), {key: value for key, value in network.items() if key != "name"}
+    outputs = classes + (NETWORKS[network["name"]] == "detection")
+    model = getattr(module, network["name"])(backbone, outputs, pretrained=pretrained, **sizes)
+    heads = pyramid.heads(model, module.BODY) if method == "full" else module.heads(model)
+    return tune(model, method, backbone=module.BODY, train=heads, **options)
+
+
+def _dense(config: dict) -> ModuleType | None:
+    """The module of :mod:`minica.dense` that a configuration's network is from; None for a classifier."""
+    return (
+        importlib.import_module(f"..dense.{NETWORKS[config['network']['name']]}", __package__) if "network" in config else None
+    )
+
+
 def training_options(config: dict) -> dict:
     """What :func:`minica.fit` takes of a configuration."""
-    return {key: config[key] for key in TRAINING if key in config}
+    dense = _dense(config)
+    task = {} if dense is None else {key: getattr(dense, key) for key in ("loss", "collate", "metrics") if hasattr(dense, key)}
+    return {key: config[key] for key in TRAINING if key in config} | task
 
 
 def run(config: dict, progress: bool = True) -> dict:
@@ -79,21 +114,28 @@ def run(config: dict, progress: bool = True) -> dict:
     started = time.perf_counter()
     history = fit(model, getattr(task, train), progress=progress, **training_options(config))
     seconds = time.perf_counter() - started
-    scores = {}
-    for split in scored:
-        logits, labels = predict(model, getattr(task, split), workers=config.get("workers", 0))
-        scores[split] = metrics(logits, labels)
-        if config.get("wrong"):
-            scores[split]["wrong"] = (logits.argmax(1) != labels).nonzero().flatten().tolist()
+    scores = {split: _scores(model, getattr(task, split), config) for split in scored}
     return {
         "config": config,
-        "trainable": count(model, config["size"])["trainable"],
+        "trainable": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         **scores,
         "train_loss": [round(epoch["train_loss"], 4) for epoch in history],
         "seconds": round(seconds, 1),
         "peak_memory": peak_memory(),
         **provenance(),
     }
+
+
+def _scores(model: torch.nn.Module, images: Dataset, config: dict) -> dict:
+    """The metrics on one set of images, and with ``wrong`` the indices of those that were guessed wrong."""
+    if dense := _dense(config):
+        loader = DataLoader(images, config["batch_size"], collate_fn=getattr(dense, "collate", None))
+        return evaluate(model, loader, metrics=dense.metrics)
+    logits, labels = predict(model, images, workers=config.get("workers", 0))
+    found = metrics(logits, labels)
+    if config.get("wrong"):
+        found["wrong"] = (logits.argmax(1) != labels).nonzero().flatten().tolist()
+    return found
 
 
 def peak_memory() -> int:
@@ -138,6 +180,7 @@ def _revision() -> str | None:
 def describe(config: dict) -> str:
     """A configuration in one line."""
     options = ", ".join(f"{key}={value}" for key, value in config["options"].items())
-    task = " ".join([config["data"], *(f"{key}={config[key]}" for key in LOADING[1:] if config.get(key) is not None)])
+    network = [config["network"]["name"]] if "network" in config else []
+    task = " ".join([config["data"], *network, *(f"{key}={config[key]}" for key in LOADING[1:] if config.get(key) is not None)])
     what = f"{task} {config['backbone']} {config['method']}({options})"
     return f"{what} lr={config['lr']:g} wd={config['weight_decay']:g} seed={config['seed']}"
