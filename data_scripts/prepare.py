@@ -6,18 +6,21 @@ python data_scripts/prepare.py NAME ... --root FOLDER [--archive FILE ...] [--re
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import nuclei
 import regenerate
 from fetch import Source, alone, built, download, members, unpack, verify_checksum
 from verify import FOLDERS, check, chosen, there
 
 from minica.data.catalogue import CATALOGUE
 from minica.data.few_shot import SHOTS
+from minica.data.named import NAMED
 
 DOWNLOADS = "downloads"
 
@@ -25,6 +28,7 @@ DOWNLOADS = "downloads"
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"  # these, Food101 and CLEVR: addresses and MD5 as in torchvision 0.29
 _DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 _NOAH = "https://raw.githubusercontent.com/ZhangYuanhan-AI/NOAH/10dd5150c50890871a8847f0940d21ca0803858f/data/few-shot"
+_COCO = "http://images.cocodataset.org"
 _CARS = "its site is gone since 2023; copies: https://github.com/pytorch/vision/issues/7545"
 
 CARS = (
@@ -42,6 +46,15 @@ def _shots(folder: str) -> tuple[Source, ...]:
         Source(f"{folder}.{name}", f"{_NOAH}/{folder}/annotations/{name}", into=f"annotations/{name}", plain=True)
         for name in [*names, "val_meta.list", "test_meta.list"]
     )
+
+
+def _archive(name: str, below: str = "") -> tuple[Source, ...]:
+    """The pinned commit of a named set's repository, of which the folder ``below`` is taken."""
+    address, commit = re.match(r"https://github\.com/([^,]+), commit ([0-9a-f]{40})", NAMED[name].source).groups()
+    repository = address.rpartition("/")[2]
+    top = f"{repository}-{commit}"
+    url = f"https://codeload.github.com/{address}/tar.gz/{commit}"  # packed on demand, so that there is no checksum
+    return (Source(f"{repository}-{commit[:8]}.tar.gz", url, below=f"{top}/{below}" if below else top),)
 
 
 VTAB = Source("vtab-1k.zip", "https://huggingface.co/datasets/XiN0919/VTAB-1k/resolve/main/vtab-1k.zip")  # 4.66 GB, 19 tasks
@@ -85,6 +98,27 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         *_shots("oxford-pets"),
     ),
     "few-shot/cars": (*CARS[:2], *_shots("standford-cars")),
+    "coco": (  # 19 GB; MD5 as in several public download scripts
+        Source("train2017.zip", f"{_COCO}/zips/train2017.zip", "md5:cced6f7f71b7629ddf16f17bbcfab6b2"),
+        Source("val2017.zip", f"{_COCO}/zips/val2017.zip", "md5:442b8da7639aecaf257c1dceb8ba8c80"),
+        Source(
+            "annotations_trainval2017.zip",
+            f"{_COCO}/annotations/annotations_trainval2017.zip",
+            "md5:f4bbac642086de4f52a3fdda2de5fa2c",
+        ),
+    ),
+    "ade20k": (
+        Source(
+            "ADEChallengeData2016.zip",
+            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+            "md5:7328b3957e407ddae1d3cbf487f149ef",
+            below="ADEChallengeData2016",
+        ),
+    ),
+    "nuclei": _archive("nuclei", "stage1_train"),
+    "cards": _archive("cards", "images"),
+    "clothing": _archive("clothing"),
+    "sign-digits": _archive("sign-digits", "Dataset"),
 }
 
 
@@ -99,7 +133,7 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
         ValueError: if something cannot be fetched, is damaged, or does not have the published counts.
     """
     family, _, short = name.partition("/")
-    place = f"{FOLDERS[family]}/{short}"
+    place = name if name in NAMED else f"{FOLDERS[family]}/{short}"
     if folder := there(name, root):
         print(f"{name} is there already: {folder}. Is it whole? python data_scripts/verify.py {name} --root {root}")
         return
@@ -113,6 +147,9 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
         elif family == "vtab":
             archive = files[VTAB.name]
             unpack(archive, unfinished / place, _vtab_folder(archive, CATALOGUE[name].folders))
+        elif name == "nuclei":
+            unpack(files[sources[0].name], unfinished / "raw", sources[0].below)
+            nuclei.convert(unfinished / "raw", unfinished / place)
         else:
             for source in sources:
                 target = unfinished / place / source.into
@@ -125,7 +162,7 @@ def prepare(name: str, root: Path, archives: Sequence[Path] = (), again: bool = 
             print(f"{'OK  ' if holds else 'FAIL'}  {name}: {what}", flush=True)
             if not holds:
                 raise ValueError(f"{name} is not what was published, so nothing was kept: {what}")
-    print(f"{name} is in {root / place}")
+    print(f"{name} is in {root / place}" + (f" (licence: {NAMED[name].licence})" if name in NAMED else ""))
 
 
 def _get(name: str, sources: Sequence[Source], downloads: Path, archives: Sequence[Path]) -> dict[str, Path]:
@@ -174,7 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="What a set needs:\n" + _what_is_fetched(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="vtab/dtd, fgvc/cub200, few-shot/pets, or a family: vtab")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="vtab/dtd, fgvc/cub200, few-shot/pets, nuclei, or a family: vtab"
+    )
     parser.add_argument("--root", required=True, type=Path, help="the folder of all benchmarks; nothing is written elsewhere")
     parser.add_argument("--archive", action="append", default=[], type=Path, help="a file that is here already")
     parser.add_argument("--regenerate", action="store_true", help="of VTAB's clevr, dsprites and smallnorb: other images")

@@ -26,10 +26,13 @@ from PIL import Image
 from minica import data
 from minica.data.catalogue import CATALOGUE, FEW_SHOT, FGVC
 from minica.data.few_shot import SHOTS
+from minica.data.named import NAMED
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "data_scripts"
 sys.path.insert(0, str(SCRIPTS))  # they import each other, as `python data_scripts/prepare.py` lets them
-fetch, prepare, regenerate, verify = map(importlib.import_module, ("fetch", "prepare", "regenerate", "verify"))
+fetch, prepare, regenerate, verify, draw_scenes = map(
+    importlib.import_module, ("fetch", "prepare", "regenerate", "verify", "draw_scenes")
+)
 
 CONTENT = bytes(range(256)) * 4000  # a megabyte
 MD5, SHA256 = (f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}" for kind in ("md5", "sha256"))
@@ -423,7 +426,7 @@ def test_what_only_a_person_can_fetch_is_said(tmp_path, capsys):
 
 
 def test_every_benchmark_can_be_prepared_and_says_how(capsys):
-    assert {name for name in CATALOGUE if not name.startswith("vtab/")} == prepare.SOURCES.keys()
+    assert {name for name in CATALOGUE if not name.startswith("vtab/")} | NAMED.keys() == prepare.SOURCES.keys()
     with pytest.raises(SystemExit):
         prepare.main(["--help"])
     said = capsys.readouterr().out
@@ -512,6 +515,159 @@ def test_lists_of_shots_are_only_reported_where_there_are_some(small, tmp_path, 
         (folder / "annotations" / name).write_text("".join(lines))
     (folder / "annotations" / "test_meta.list").write_text("".join(f"{image} {label}\n" for image, label, _ in split["test"]))
     assert verify.main(command) == 0 and "1 of NOAH's 15 lists of shots" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------ named sets
+
+
+def png(levels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(levels.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def voc(*boxes: tuple[str, int, int, int, int]) -> bytes:
+    tags = ("xmin", "ymin", "xmax", "ymax")
+    rows = ""
+    for name, *corners in boxes:
+        corners = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(tags, corners, strict=True))
+        rows += f"<object><name>{name}</name><bndbox>{corners}</bndbox></object>"
+    return f"<annotation><size><width>8</width><height>6</height></size>{rows}</annotation>".encode()
+
+
+def coco_document(first: int, count: int) -> bytes:
+    images = [{"id": i, "file_name": f"{i:012}.jpg", "width": 8, "height": 6} for i in range(first, first + count)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1 + i % 3, "bbox": [1, 1, 3, 4]} for i in range(first, first + count)]
+    categories = [{"id": i, "name": f"kind {i}"} for i in (1, 2, 3)]
+    return json.dumps({"images": images, "annotations": boxes, "categories": categories}).encode()
+
+
+def named_archives(name: str, folder: Path) -> dict[str, bytes]:
+    """Name of each source -> a small archive of what is published there."""
+    top = {source.name: source.below for source in prepare.SOURCES[name]}
+    (archive, below), *_ = top.items()
+    files: dict[str, bytes] = {}
+    if name == "nuclei":
+        for i in range(6):
+            levels = [np.zeros((6, 8)), np.zeros((6, 8)), np.zeros((6, 8))]
+            levels[0][1:3, 1:4] = levels[1][0:5, 0:6] = levels[2][5:, 6:] = 255  # the second one is around the first
+            colour = np.random.RandomState(i).randint(0, 256, (6, 8, 4 if i % 2 else 1)).repeat(1 if i % 2 else 4, 2)
+            files[f"{below}/n{i}/images/n{i}.png"] = png(colour)
+            files |= {f"{below}/n{i}/masks/{k}.png": png(level) for k, level in enumerate(levels)}
+        files[f"{below}/README"] = b"beside it"
+    elif name == "cards":
+        for split, count in (("train", 8), ("test", 2)):
+            for i in range(count):
+                files[f"{below}/{split}/{i}.JPG"] = jpeg(i)
+                files[f"{below}/{split}/{i}.xml"] = voc(("ace", 1, 1, 4, 5), ("king" if i % 2 else "ten", 2, 2, 8, 6))
+            files[f"{below}/{split}_labels.csv"] = b"filename"
+    elif name == "coco":
+        files = {f"train2017/{i:012}.jpg": jpeg(i) for i in range(6)}
+        others = {f"val2017/{i:012}.jpg": jpeg(i) for i in range(6, 9)}
+        lists = {"train": coco_document(0, 6), "val": coco_document(6, 3)}
+        lists = {f"annotations/instances_{split}2017.json": content for split, content in lists.items()}
+        return {
+            path.name: make_zip(path, content).read_bytes()
+            for path, content in zip((folder / n for n in top), (files, others, lists), strict=True)
+        }
+    elif name == "ade20k":
+        for split, count in (("training", 6), ("validation", 3)):
+            for i in range(count):
+                files[f"{below}/images/{split}/{i}.jpg"] = jpeg(i)
+                files[f"{below}/annotations/{split}/{i}.png"] = png(np.arange(48).reshape(6, 8) % 4)
+        files[f"{below}/objectInfo150.txt"] = (
+            b"Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0\t0\t0\t0\ta\n2\t0\t0\t0\t0\tb\n3\t0\t0\t0\t0\tc\n"
+        )
+        return {archive: make_zip(folder / archive, files).read_bytes()}
+    else:
+        splits = {"train": 3, "validation": 2, "test": 2} if name == "clothing" else {"": 4}
+        for split, count in splits.items():
+            for kind in ("hat", "shoe"):
+                files |= {f"{below}/{split}/{kind}/{i}.JPG".replace("//", "/"): jpeg(i) for i in range(count)}
+    return {archive: make_tar(folder / archive, files).read_bytes()}
+
+
+SMALL = {
+    "nuclei": dict(images=6, boxes=18),
+    "cards": dict(images=10, boxes=20, classes=3, splits={"train": 8, "test": 2}),
+    "coco": dict(images=9, classes=3, splits={"train": 6, "val": 3}),
+    "ade20k": dict(images=9, classes=3, splits={"train": 6, "val": 3}),
+    "clothing": dict(images=14, classes=2, splits={"train": 6, "val": 4, "test": 4}),
+    "sign-digits": dict(images=8, classes=2),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_set_is_fetched_prepared_verified_and_read(name, server, tmp_path, monkeypatch, capsys):
+    sources = prepare.SOURCES[name]
+    for source, content in named_archives(name, tmp_path).items():
+        server.files[f"/{source}"] = content
+    server.cuts = [100]
+    small = [replace(s, url=f"{server.url}/{s.name}", checksum=None) for s in sources]
+    monkeypatch.setitem(prepare.SOURCES, name, tuple(small))
+    monkeypatch.setitem(NAMED, name, replace(NAMED[name], **SMALL[name]))
+    root = tmp_path / "data"
+    assert prepare.main([name, "--root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "FAIL" not in said and f"licence: {NAMED[name].licence}" in said and "images decode" in said
+    assert sorted(path.name for path in root.iterdir()) == sorted(["downloads", name])
+    assert verify.main(["--root", str(root), "--all"]) == 0 and f"OK    {name}" in capsys.readouterr().out
+    if "boxes" in NAMED[name].reads:
+        task = data.load_boxes(name, root=root)
+        assert sum(len(d) for d in {task.train, task.val, task.test}) == NAMED[name].images
+    if "masks" in NAMED[name].reads:
+        assert data.load_masks(name, size=6, root=root).train[0][1].shape == (6, 6)
+    if "classes" in NAMED[name].reads:
+        assert len(data.load(root / name, size=6).classes) == 2
+    # What another archive has is not kept.
+    monkeypatch.setitem(NAMED, name, replace(NAMED[name], images=5))
+    shutil.rmtree(root / name)
+    assert prepare.main([name, "--root", str(root)]) == 1 and "published 5" in capsys.readouterr().err
+    assert [path.name for path in root.iterdir()] == ["downloads"]
+
+
+def test_archives_of_named_sets_are_pinned():
+    for name in ("nuclei", "cards", "clothing", "sign-digits"):
+        (source,) = prepare.SOURCES[name]
+        assert re.fullmatch(r"https://codeload\.github\.com/[\w-]+/[\w-]+/tar\.gz/[0-9a-f]{40}", source.url)
+        assert source.url.rpartition("/")[2] in NAMED[name].source and source.url.rpartition("/")[2] in source.below
+    assert all(source.checksum for name in ("coco", "ade20k") for source in prepare.SOURCES[name])
+
+
+def test_nuclei_get_one_mask_an_image(tmp_path, monkeypatch):
+    archive = named_archives("nuclei", tmp_path)
+    (source,) = prepare.SOURCES["nuclei"]
+    monkeypatch.setitem(NAMED, "nuclei", replace(NAMED["nuclei"], **SMALL["nuclei"]))
+    assert prepare.main(["nuclei", "--root", str(tmp_path / "data"), "--archive", str(tmp_path / source.name)]) == 0
+    folder = tmp_path / "data" / "nuclei"
+    label = Image.open(folder / "labels" / "n0.png")
+    expected = np.zeros((6, 8), int)
+    expected[:5, :6], expected[1:3, 1:4], expected[5:, 6:] = 2, 1, 3  # what is smaller is on top
+    assert label.mode == "I;16" and np.array_equal(np.asarray(label), expected)
+    assert Image.open(folder / "images" / "n0.png").mode == "RGB" and len(archive) == 1
+    rows = (folder / "index.csv").read_text().split()
+    assert rows[0] == "id,width,height,nuclei,stained" and rows[1:3] == ["n0,8,6,3,0", "n1,8,6,3,1"]
+
+
+def test_a_named_set_that_is_damaged_is_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(NAMED, "cards", replace(NAMED["cards"], **SMALL["cards"]))
+    archive = named_archives("cards", tmp_path)
+    root, (name,) = tmp_path / "data", archive
+    assert prepare.main(["cards", "--root", str(root), "--archive", str(tmp_path / name)]) == 0
+    (root / "cards" / "train" / "3.JPG").write_bytes(jpeg()[:-50])
+    assert verify.main(["cards", "--root", str(root)]) == 1 and "9 of 10 images decode" in capsys.readouterr().out
+    (root / "cards" / "train" / "3.xml").write_bytes(b"<!DOCTYPE a><annotation/>")
+    assert verify.main(["cards", "--root", str(root)]) == 1 and "3.xml" in capsys.readouterr().out
+    assert verify.main(["nuclei", "--root", str(root)]) == 1 and "nuclei is not in" in capsys.readouterr().out
+
+
+def test_scenes_are_drawn_into_a_folder(tmp_path, capsys):
+    command = ["--root", str(tmp_path), "--train", "3", "--val", "2", "--test", "1"]
+    assert draw_scenes.main(command) == 0 and "load_boxes(" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+    task = data.load_boxes(tmp_path / "scenes" / "coco")
+    assert [len(d) for d in (task.train, task.val, task.test)] == [3, 2, 1]
+    assert draw_scenes.main(command) == 1 and "there already; remove it first" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------ regenerate

@@ -12,7 +12,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,9 @@ from .pictures import (
 )
 
 MOST_JSON, MOST_XML = 2 << 30, 10 << 20  # bytes; COCO's own training file has 469 MB
+MOST_PIXELS = 1_000_000  # a side
 ROUNDING = 1.0  # pixels that a box may reach over the edge without a word: annotators round, and VOC counts from 1
+EXPORT = "Export the boxes as COCO (object detection)."
 REMEDY = "Correct the annotations or the pictures, or take out what is wrong."
 
 
@@ -100,19 +102,21 @@ def read_boxes(where: Path, seed: int, strata: Callable[[list[Boxed]], Iterable]
     return found
 
 
-def _tidy(rows: Sequence[tuple[str, Sequence[float]]], width: int, height: int, remarks: Remarks) -> np.ndarray:
-    """The objects (N, 7) of one picture, clipped; each row comes with its origin."""
+def _tidy(
+    rows: Sequence[tuple[int, Sequence[float]]], origin: Callable[[int], str], width: int, height: int, remarks: Remarks
+) -> np.ndarray:
+    """The objects (N, 7) of one picture, clipped; each row comes with the number that ``origin`` says it by."""
     kept = []
-    for origin, (x1, y1, x2, y2, label, crowd, area) in rows:
+    for number, (x1, y1, x2, y2, label, crowd, area) in rows:
         if x2 <= x1 or y2 <= y1:
-            remarks.add("boxes without area were left out", origin)
+            remarks.add("boxes without area were left out", origin(number))
             continue
         inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            remarks.add("boxes outside their picture were left out", origin)
+            remarks.add("boxes outside their picture were left out", origin(number))
             continue
         if max(inside[0] - x1, inside[1] - y1, x2 - inside[2], y2 - inside[3]) > ROUNDING:
-            remarks.add("boxes that reach over the edge of their picture were clipped", origin)
+            remarks.add("boxes that reach over the edge of their picture were clipped", origin(number))
         largest = (inside[2] - inside[0]) * (inside[3] - inside[1])
         kept.append((*inside, label, crowd, min(area, largest) if area > 0 else largest))
     return np.array(kept, float).reshape(-1, 7)
@@ -124,7 +128,7 @@ def _tidy(rows: Sequence[tuple[str, Sequence[float]]], width: int, height: int, 
 def _coco_files(folder: Path) -> dict[str, Path]:
     """Split, or ``"all"`` -> JSON file."""
     for place in (folder / "annotations", folder / "Annotations", folder):
-        files = sorted(place.glob("*.json")) if place.is_dir() else []
+        files = _json_files(place)
         files = [path for path in files if path.name.startswith("instances_")] or files
         if not files:
             continue
@@ -141,10 +145,14 @@ def _coco_files(folder: Path) -> dict[str, Path]:
         if len(found) > 1:
             found.pop("all", None)
         return found
-    found = {split: sorted(place.glob("*.json")) for split, place in split_folders(folder).items()}
+    found = {split: _json_files(place) for split, place in split_folders(folder).items()}
     if several := next((files for files in found.values() if len(files) > 1), None):
         raise ValueError(f"{several[0].parent} has {len(several)} JSON files; leave the COCO annotations only.")
     return {split: files[0] for split, files in found.items() if files}
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if path.name[0] != ".")
 
 
 def _coco(files: dict[str, Path], remarks: Remarks, where: Path) -> Boxes:
@@ -169,21 +177,25 @@ def _document(path: Path) -> dict:
     try:
         size = path.stat().st_size
         if size > MOST_JSON:
-            raise ValueError(f"it has {size:,} bytes, and {MOST_JSON:,} are the most")
-        found = json.loads(read_text(path))
+            raise ValueError(f"{path}: no COCO file: it has {size:,} bytes, and {MOST_JSON:,} are the most. {EXPORT}")
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error}); get it again.") from error
+    text = read_text(path)
+    try:
+        found = json.loads(text)
     except RecursionError:
-        raise ValueError(f"{path}: it is nested too deeply for a COCO file; give one with images, annotations, ...") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: no COCO file: {error}. Get it again, or give another one.") from error
+        raise ValueError(f"{path}: no COCO file: it is nested too deeply. {EXPORT}") from None
+    except ValueError as error:  # a JSONDecodeError, or a number of thousands of digits
+        raise ValueError(f"{path}: no COCO file, since no JSON ({error}). {EXPORT}") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in parts):
         there = ", ".join(map(str, list(found)[:6])) if isinstance(found, dict) else type(found).__name__
         raise ValueError(
             f"{path}: no COCO file: expected an object with the lists images, annotations and categories, found {there}. "
-            "Export the boxes as COCO (object detection)."
+            f"{EXPORT}"
         )
     if odd := next(((part, i) for part in parts for i, row in enumerate(found[part]) if not isinstance(row, dict)), None):
-        raise ValueError(f"{path}: no COCO file: {odd[0]}[{odd[1]}] is not an object. Export the boxes as COCO again.")
+        raise ValueError(f"{path}: no COCO file: {odd[0]}[{odd[1]}] is not an object. {EXPORT}")
     return found
 
 
@@ -205,6 +217,7 @@ def _coco_pictures(
     problems: list[str] = []
     files: dict[int, str] = {}
     sizes: dict[int, tuple[int, int] | None] = {}
+    seen: set[str] = set()
     find = _finder(path, [row.get("file_name") for row in document["images"]], where)
     unsized: list[tuple[int, str]] = []
     for i, row in enumerate(document["images"]):
@@ -213,58 +226,77 @@ def _coco_pictures(
             problems.append(f"{path}: images[{i}] needs a file_name and an id of its own, a whole number")
             continue
         place, files[number], sizes[number] = find(name), name, None
-        if place is None:
-            problems.append(f"{path}: images[{i}]: {name} does not exist")
+        if leaves(name):
+            problems.append(f"{path}: images[{i}]: {name} leads out of the folder of pictures, or has backslashes")
+            continue
+        if place is None or place in seen:
+            problems.append(f"{path}: images[{i}]: {name} " + ("does not exist" if place is None else "is there twice"))
             continue
         files[number] = place
-        if all(_is_whole(side) and side > 0 for side in size):
+        seen.add(place)
+        if all(_is_whole(side) and 0 < side < MOST_PIXELS for side in size):
             sizes[number] = size
         else:
             unsized.append((number, place))
     heads, wrong = each("reading sizes", lambda item: (item[0], picture_size(item[1])), unsized)
     sizes |= dict(heads)
     problems += wrong
+
+    def origin(i: int) -> str:
+        number = document["annotations"][i].get("id")
+        return f"{path}: annotations[{i}]" + ("" if number is None else f" (id {number})")
+
     rows: dict[int, list] = {number: [] for number in files}
     for i, row in enumerate(document["annotations"]):
-        origin = f"annotations[{i}]" + (f" (id {row['id']})" if "id" in row else "")
         number, category, crowd, area = (row.get(key) for key in ("image_id", "category_id", "iscrowd", "area"))
         box = row.get("bbox")
         if not _is_whole(number) or number not in files:
-            problems.append(f"{path}: {origin} is of image {number!r}, which is not in the file")
+            problems.append(f"{origin(i)} is of image {number!r}, which is not in the file")
         elif not _is_whole(category) or category not in labels:
-            problems.append(f"{path}: {origin} is of category {category!r}, which is not in the file")
+            problems.append(f"{origin(i)} is of category {category!r}, which is not in the file")
         elif not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-            problems.append(f"{path}: {origin} needs a bbox of four numbers x, y, width, height; got {box!r:.60}")
+            problems.append(f"{origin(i)} needs a bbox of four numbers x, y, width, height; got {box!r:.60}")
         else:
             x, y, width, height = box
             size = area if _is_number(area) else 0
-            rows[number].append(
-                (f"{path.name}: {origin}", (x, y, x + width, y + height, labels[category], float(crowd == 1), size))
-            )
+            rows[number].append((i, (x, y, x + width, y + height, labels[category], float(crowd == 1), size)))
     pictures = []
     for number, file in files.items():
         if sizes[number] is not None:
-            pictures.append(Boxed(file, number, *sizes[number], _tidy(rows[number], *sizes[number], remarks)))
+            pictures.append(Boxed(file, number, *sizes[number], _tidy(rows[number], origin, *sizes[number], remarks)))
     return pictures, problems
 
 
 def _finder(path: Path, names: Sequence[object], where: Path) -> Callable[[str], str | None]:
-    """What gives the path of a picture by its ``file_name``, or None: in the first place that has one of them."""
+    """What gives the path of a picture by its ``file_name``, or None: in the first place that has one of them.
+
+    Whether the ending is in upper or lower case does not matter.
+    """
     split = path.stem.removeprefix("instances_").removesuffix(".coco").removesuffix("_annotations")
     root = where if where.is_dir() else path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
     top = [root / "images" / split, root / split, *[folder for key, folder in split_folders(root).items() if key in split]]
     places = [*top, path.parent, path.parent / "images", root / "images", root / "JPEGImages", root]
-    listing = lru_cache(maxsize=None)(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
+
+    @cache
+    def listing(folder: Path) -> dict[str, str]:
+        there = sorted(os.listdir(folder)) if folder.is_dir() else []
+        return {_small_ending(name): name for name in there} | {name: name for name in there}
 
     def at(place: Path, name: str) -> str | None:
         if leaves(name):
             return None
-        full = place / name
-        return str(full) if full.name in listing(full.parent) else None
+        full, there = place / name, listing((place / name).parent)
+        found = there.get(full.name) or there.get(_small_ending(full.name))
+        return str(full.with_name(found)) if found else None
 
     texts = [name for name in names if isinstance(name, str)]
     best = next((place for place in places for name in texts[:: len(texts) // 50 + 1] if at(place, name)), places[0])
     return partial(at, best)
+
+
+def _small_ending(name: str) -> str:
+    stem, ending = os.path.splitext(name)
+    return stem + ending.lower()
 
 
 def _is_whole(value: object) -> bool:
@@ -309,14 +341,15 @@ def _xml_files(folder: Path) -> list[Path]:
 
 def _voc(files: dict[str, list[Path]], remarks: Remarks, where: Path) -> Boxes:
     every = list(dict.fromkeys(path for paths in files.values() for path in paths))
-    pictures_of = lru_cache(maxsize=None)(by_stem)
+    pictures_of = cache(by_stem)
 
     def read(path: Path) -> tuple[Path, Path, tuple[int, int], list]:
         root = _xml(path)
-        places = (path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images")
-        picture = next((found for place in places if (found := pictures_of(place).get(path.stem))), None)
+        places = [pictures_of(p) for p in (path.parent, *(path.parent.parent / name for name in ("JPEGImages", "images")))]
+        named = (root.findtext("filename") or "").strip()
+        stems = (path.stem, Path(named).stem)
+        picture = next((place[stem] for stem in stems for place in places if stem in place), None)
         if picture is None:
-            named = (root.findtext("filename") or "").strip()
             raise ValueError(f"{path}: there is no picture {path.stem}.* for it" + (f" (it names {named})" if named else ""))
         size = picture_size(picture)
         _check_size(path, root, picture, size)
@@ -324,14 +357,16 @@ def _voc(files: dict[str, list[Path]], remarks: Remarks, where: Path) -> Boxes:
 
     found, problems = each("reading XML", read, every)
     refuse(problems, where, REMEDY)
-    names = sorted({name for *_, objects in found for _, name, _ in objects})
+    names = sorted({name for *_, objects in found for name, _ in objects})
     if not names:
         raise ValueError(f"{where} has {len(every)} XML files, but no object in any of them; annotate some.")
     labels = {name: label for label, name in enumerate(names, 1)}
     boxed = {}
     for number, (path, picture, (width, height), objects) in enumerate(found, 1):
-        rows = [(origin, (*box, labels[name], 0.0, 0.0)) for origin, name, box in objects]
-        boxed[path] = Boxed(str(picture), number, width, height, _tidy(rows, width, height, remarks))
+        rows = [(i, (*box, labels[name], 0.0, 0.0)) for i, (name, box) in enumerate(objects, 1)]
+        boxed[path] = Boxed(
+            str(picture), number, width, height, _tidy(rows, partial(_voc_origin, path), width, height, remarks)
+        )
     if not (where / "ImageSets").is_dir():  # which says what belongs to the set
         used = {picture for _, picture, *_ in found}
         for place in sorted({picture.parent for picture in used}):
@@ -370,15 +405,19 @@ def _check_size(path: Path, root: ElementTree.Element, picture: Path, size: tupl
         )
 
 
-def _voc_objects(path: Path, root: ElementTree.Element) -> list[tuple[str, str, tuple[float, ...]]]:
+def _voc_origin(path: Path, number: int) -> str:
+    return f"{path}: object {number}"
+
+
+def _voc_objects(path: Path, root: ElementTree.Element) -> list[tuple[str, tuple[float, ...]]]:
     objects = []
-    for i, thing in enumerate(root.findall("object")):
+    for i, thing in enumerate(root.findall("object"), 1):
         name = (thing.findtext("name") or "").strip()
         corners = [_number(thing.findtext(f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax")]
         if not name or None in corners:
-            raise ValueError(f"{path}: object {i + 1} needs a <name> and a <bndbox> of four numbers")
+            raise ValueError(f"{_voc_origin(path, i)} needs a <name> and a <bndbox> of four numbers")
         # Counted from 1, the last pixel included: the first edge is one less, the last one as it says (as in Detectron2).
-        objects.append((f"{path}: object {i + 1}", name, (corners[0] - 1, corners[1] - 1, corners[2], corners[3])))
+        objects.append((name, (corners[0] - 1, corners[1] - 1, corners[2], corners[3])))
     return objects
 
 

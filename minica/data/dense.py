@@ -19,12 +19,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from . import scenes
 from .boxes import Boxed, read_boxes
 from .images import to_tensor
 from .masks import IGNORE, Masked, read_labels, read_masks
-from .named import NAMED, named_folder, nuclei_strata
+from .named import NAMED, NamedSet, named_folder, nuclei_strata
 from .pictures import each, read_picture, refuse
+from .scenes import cached_scenes
 from .transforms import by_channel, check_choice
 
 IN_MEMORY = 1 << 30  # bytes of decoded pictures up to which a set is kept in memory; larger ones are read on access
@@ -72,7 +72,7 @@ class BoxDataset(Dataset):
         about: dict,
     ) -> None:
         self.boxed, self.classes, self.category_ids, self.size, self.trains = boxed, classes, category_ids, size, trains
-        self.about, self._kept = about, kept
+        self.about, self._kept = about, {b.path: kept[b.path] for b in boxed if b.path in kept}
         flip = [v2.RandomHorizontalFlip()] if augment == "flip" and trains else []
         self.transform = v2.Compose([*flip, v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()])
 
@@ -151,7 +151,8 @@ class MaskDataset(Dataset):
         about: dict,
     ) -> None:
         self.masked, self.classes, self.transform, self.about = masked, classes, transform, about
-        self._table, self._side, self._kept = table, side, kept
+        self._table, self._side = table, side
+        self._kept = {m.path: kept[m.path] for m in masked if m.path in kept}
 
     def __len__(self) -> int:
         return len(self.masked)
@@ -238,16 +239,15 @@ def load_boxes(
         UserWarning: for boxes that were clipped or left out, and pictures that note a rotation.
     """
     _check(size, augment, BOX_AUGMENTATIONS, optional=True)
-    name, folder, legal = _found(where, "boxes", seed, root)
+    name, folder, legal, facts = _found(where, "boxes", seed, root)
 
     def strata(boxed: list[Boxed]) -> list:
         return nuclei_strata(folder, [b.path for b in boxed], [(b.width, b.height) for b in boxed])
 
-    found = read_boxes(folder, seed, strata if name == "nuclei" else None)
-    instances = NAMED[name].instances if name in NAMED else None
-    classes = (instances,) if instances else found.classes
+    found = read_boxes(folder, seed, strata if facts is NAMED["nuclei"] else None)
+    classes = (facts.instances,) if facts and facts.instances else found.classes
     every = _unique(found.splits)
-    _check_counts(name, len(every))
+    _check_count(name, facts, len(every))
     kept: dict[str, Tensor] = {}
     sides = [_limited(boxed.width, boxed.height, size) for boxed in every]
     if sum(3 * width * height for width, height in sides) <= IN_MEMORY:
@@ -301,15 +301,15 @@ def load_masks(
     mean, std = by_channel("mean", mean), by_channel("std", std)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, since pixels are divided by it, got {std}.")
-    name, folder, legal = _found(where, "masks", seed, root)
+    name, folder, legal, facts = _found(where, "masks", seed, root)
 
     def strata(masked: list[Masked]) -> list:
         return nuclei_strata(folder, [m.path for m in masked], [(m.width, m.height) for m in masked])
 
-    one = NAMED[name].instances if name in NAMED else "object" if instances else None
-    found = read_masks(folder, one, seed, strata if name == "nuclei" else None)
+    one_class = facts.instances if facts else "object" if instances else None
+    found = read_masks(folder, one_class, seed, strata if facts is NAMED["nuclei"] else None)
     every = _unique(found.splits)
-    _check_counts(name, len(every))
+    _check_count(name, facts, len(every))
     sides = {split: partial(_loose if split == "train" and augment == "crop" else _square, size) for split in found.splits}
     side_of = {masked.path: sides[split] for split in ("val", "test", "train") for masked in found.splits[split]}
     kept: dict[str, tuple[Tensor, Tensor]] = {}
@@ -330,26 +330,29 @@ def load_masks(
 # ------------------------------------------------------------------------------------------------------------------- find
 
 
-def _found(where: str | os.PathLike, what: str, seed: int, root: str | os.PathLike | None) -> tuple[str, Path, dict[str, str]]:
-    """Name, folder, and source, licence and citation."""
+def _found(
+    where: str | os.PathLike, what: str, seed: int, root: str | os.PathLike | None
+) -> tuple[str, Path, dict[str, str], NamedSet | None]:
+    """Name and folder; source, licence and citation; and what is known of a named set."""
     known = [name for name, facts in NAMED.items() if what in facts.reads]
     name = os.fspath(where)
-    if name in known:
+    if where in known:  # as text: a path is a folder, whatever it is called
         facts = NAMED[name]
-        return name, named_folder(name, root), dict(source=facts.source, licence=facts.licence, citation=facts.citation)
+        legal = {"source": facts.source, "licence": facts.licence, "citation": facts.citation}
+        return name, named_folder(name, root), legal, facts
     if root is not None:
         raise ValueError(f"root= is for {', '.join(known)}, not for {name!r}; leave it out.")
-    if name == "scenes":
+    if where == "scenes":
         legal = {"source": "drawn by minica", "licence": "Apache-2.0", "citation": ""}
-        return name, scenes.cached_scenes(seed) / {"boxes": "coco", "masks": "ade20k"}[what], legal
+        return name, cached_scenes(seed) / {"boxes": "coco", "masks": "ade20k"}[what], legal, None
     path = Path(where).expanduser()
-    if not path.exists() or name in NAMED:
+    if not path.exists():
         other = f"{name} has no {what}" if name in NAMED else f"unknown data set {name!r}, which is no folder either"
         form = "a COCO file, or a folder of pictures with boxes" if what == "boxes" else "a folder with images and masks"
         raise ValueError(f"{other}; choose one of scenes, {', '.join(known)}, or give the path of {form}.")
     # Without its path, which would say more about a machine than about the data.
     short = path.resolve().stem if path.is_file() else path.resolve().name
-    return short, path, {"source": f"{what} of {short}", "licence": "not stated", "citation": ""}
+    return short, path, {"source": f"{what} of {short}", "licence": "not stated", "citation": ""}, None
 
 
 def _check(size: int | None, augment: str, augmentations: Sequence[str], optional: bool) -> None:
@@ -358,10 +361,10 @@ def _check(size: int | None, augment: str, augmentations: Sequence[str], optiona
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}.")
 
 
-def _check_counts(name: str, count: int) -> None:
-    if name in NAMED and count != NAMED[name].images:
+def _check_count(name: str, facts: NamedSet | None, count: int) -> None:
+    if facts and count != facts.images:
         warnings.warn(
-            f"this copy of {name} has {count:,} images (published: {NAMED[name].images:,}): results do not compare with others.",
+            f"this copy of {name} has {count:,} images (published: {facts.images:,}), so results do not compare.",
             stacklevel=3,
         )
 
@@ -411,7 +414,7 @@ def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _decoded(where: Path, items: list, decode: Callable) -> dict:
     """Path -> what it decodes to, of all; raises a ValueError for all that do not decode."""
     results, problems = each("decoding pictures", lambda item: (item.path, decode(item)), items)
-    refuse(problems, where, REMEDY)
+    refuse(sorted(problems), where, REMEDY)
     if turned := Counter(turned for _, (_, turned) in results)[True]:
         first = next(path for path, (_, turned) in results if turned)
         warnings.warn(

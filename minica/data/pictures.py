@@ -1,7 +1,7 @@
 """Pictures and masks in the pixel frame of their files, and one error for all that is wrong in a set of them.
 
 Boxes and masks are drawn on pixels as a file stores them.  So a rotation that a photograph notes in EXIF is *not* carried
-out here, as COCO's own tools do not; :func:`minica.data.decode`, which reads photographs that only have a class, carries it out.
+out here, as in COCO's own tools; :func:`minica.data.decode`, which reads photographs that only have a class, does it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -
     """
 
     def read(file: Image.Image) -> tuple[Image.Image, bool]:
-        turned = file.getexif().get(ORIENTATION, 1) in range(2, 9)
+        # Of a TIFF file Pillow carries it out whenever it reads, and gives its size accordingly.
+        turned = file.format != "TIFF" and file.getexif().get(ORIENTATION, 1) in range(2, 9)
         if size is not None and file.size != tuple(size):
             hint = ""
             if turned:
@@ -181,13 +182,14 @@ def complete_splits(
     Raises:
         ValueError: if there is no train, or a split is empty or too small.
     """
-    found = {split: items for split, items in found.items() if items or split != "all"}
+    if not any(found.values()):
+        raise ValueError(f"{where} has no pictures; add some.")
     for split, items in found.items():
         if not items:
             raise ValueError(f"{where} has a {split} set without pictures; add some, or remove it.")
     whole = found.get("all") or (found.get("train") if set(found) == {"train"} else None)
     if whole is None and "train" not in found:
-        raise ValueError(f"{where} has {' and '.join(found) or 'no pictures'}, but no train set; add one.")
+        raise ValueError(f"{where} has {' and '.join(found)}, but no train set; add one.")
     rest, cut = (whole, {"test": 0.15, "val": 0.15}) if whole else (found["train"], {})
     if not whole and "val" not in found:
         cut = {"val": 0.2} if "test" in found else cut

@@ -140,34 +140,40 @@ def _scene(random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray, list[
     width, height = (int(side) for side in random.choice(SIDES, 2))
     canvas, numbers = _noise(width, height, random), np.zeros((height, width), int)
     kinds: list[int] = []
-    whole: list[int] = []
+    whole: list[int] = []  # pixels of each shape when it was drawn,
+    left: list[int] = []  # and those that are still to be seen
     for _ in range(random.choice(len(NUMBERS), p=NUMBERS)):
         for _ in range(20):  # places tried
             kind, radius, turn = random.randint(len(SHAPES)), random.uniform(*RADII), random.uniform(0, 2 * np.pi)
             x, y = random.uniform(0.6 * radius, (width, height) - 0.6 * np.array(radius))
-            cover = _cover(SHAPES[kind], radius, turn, x, y, width, height)
+            place, cover = _cover(SHAPES[kind], radius, turn, x, y, width, height)
             mine = cover >= 0.5
-            left = [((numbers == k) & ~mine).sum() for k in range(1, len(kinds) + 1)]
-            if mine.any() and all(now >= VISIBLE * before for now, before in zip(left, whole, strict=True)):
+            hidden = np.bincount(numbers[place][mine], minlength=len(kinds) + 1)[1:]
+            if mine.any() and all(np.array(left) - hidden >= VISIBLE * np.array(whole)):
                 break
         else:
             continue
         kinds.append(int(kind))
         whole.append(int(mine.sum()))
-        numbers[mine] = len(kinds)
-        canvas += cover[..., None] * (_paint(canvas[mine].mean(0), height, width, random) - canvas)
+        left = [*(np.array(left, int) - hidden), whole[-1]]
+        numbers[place][mine] = len(kinds)
+        canvas[place] += cover[..., None] * (_paint(canvas[place][mine].mean(0), *mine.shape, random) - canvas[place])
     canvas += random.normal(0, 4, canvas.shape)
     return canvas.clip(0, 255).round().astype(np.uint8), numbers, kinds
 
 
-def _cover(shape: str, radius: float, turn: float, x: float, y: float, width: int, height: int) -> np.ndarray:
-    """How much of each pixel (H, W) a shape covers, from 0 to 1."""
-    fine = Image.new("L", (width * _FINER, height * _FINER))
+def _cover(
+    shape: str, radius: float, turn: float, x: float, y: float, width: int, height: int
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The rows and columns around a shape, and how much of each of their pixels it covers, from 0 to 1."""
+    left, top = max(0, int(x - radius)), max(0, int(y - radius))
+    right, bottom = min(width, int(x + radius) + 2), min(height, int(y + radius) + 2)
+    fine = Image.new("L", ((right - left) * _FINER, (bottom - top) * _FINER))
     pen, rotate = ImageDraw.Draw(fine), np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
     for outline, fill in zip(_OUTLINES[shape], (255, 0), strict=True):
         if outline is not None:
-            pen.polygon((((radius * outline @ rotate) + (x, y)) * _FINER).ravel().tolist(), fill=fill)
-    return np.asarray(fine.reduce(_FINER), np.float32) / 255
+            pen.polygon((((radius * outline @ rotate) + (x - left, y - top)) * _FINER).ravel().tolist(), fill=fill)
+    return (slice(top, bottom), slice(left, right)), np.asarray(fine.reduce(_FINER), np.float32) / 255
 
 
 def _paint(behind: np.ndarray, height: int, width: int, random: np.random.RandomState) -> np.ndarray:
