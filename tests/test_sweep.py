@@ -18,10 +18,33 @@ import pytest
 from filelock import FileLock
 
 from minica import data, experiments
+from minica.data.scenes import draw_scenes
 from minica.experiments import read_plan, sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRIALS = 25  # of configs/packaged.toml: 4 + 4 + 8 tuning runs, 3 x 3 final ones
+
+DENSE = """
+size = 64
+epochs = 1
+batch_size = 2
+seeds = [0]
+weight_decay = 1e-2
+lr = 1e-3
+phases = false
+backbones = ["tf_efficientnet_lite0"]
+
+[[tasks]]
+data = "here"
+
+[methods.CA]
+method = "conv_adapter"
+scheme = "residual_parallel"
+
+[methods.FT]
+method = "full"
+running_stats = false
+"""
 
 
 def command(config, folder, *options):
@@ -293,6 +316,28 @@ def test_a_cached_sweep(tmp_path):
     for one, other in zip(plain, cached, strict=True):
         assert other["config"] == one["config"] | {"cache": True}
         assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "network", "metric"),
+    [
+        ("coco", 'name = "faster_rcnn", channels = 8, min_size = 64, max_size = 64, box_batch_size_per_image = 8', "ap"),
+        ("coco", 'name = "retinanet", channels = 8, min_size = 64, max_size = 64', "ap50"),
+        ("ade20k", 'name = "upernet", channels = 8, auxiliary_channels = 4', "miou"),
+    ],
+)
+def test_detectors_and_segmentation_networks(layout, network, metric, tmp_path):
+    draw_scenes(tmp_path, images={"train": 4, "val": 2, "test": 2})
+    text = re.sub(r'data = "[^"]*".*', f"data = {str(tmp_path / layout)!r}", DENSE)
+    (tmp_path / "dense.toml").write_text(f"metric = {metric!r}\nnetwork = {{ {network} }}\n{text}")
+    assert sweep(tmp_path / "dense.toml", tmp_path / "records")
+    records = [*experiments.read_records(tmp_path / "records").values()]
+    assert len(records) == 2 and all(0 <= record["test"][metric] <= 1 for record in records)
+    adapted, full = sorted(records, key=lambda record: record["trainable"])
+    assert adapted["config"]["method"] == "conv_adapter" and full["config"]["options"] == {"running_stats": False}
+    with pytest.raises(ValueError, match="network must be such as .* name one of faster_rcnn, retinanet, upernet"):
+        (tmp_path / "dense.toml").write_text(f'network = {{ name = "yolo" }}\n{text}')
+        read_plan(tmp_path / "dense.toml")
 
 
 def test_tuned_over_two_seeds_into_one_file(tmp_path, capsys):
