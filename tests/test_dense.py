@@ -352,6 +352,19 @@ def test_more_objects_than_coco_counts():
     assert detection.average_precision(found, truth, max_detections=300)["max_detections"] == 300
 
 
+def test_precision_and_recall_by_hand():
+    truth = [boxes((0, 0, 10, 10), (20, 20, 30, 30)), boxes((0, 0, 10, 10), labels=[2])]
+    first = boxes((0, 0, 10, 10), (1, 0, 11, 10), (20, 20, 30, 25), scores=[0.9, 0.8, 0.3])  # right, taken already, IoU 0.5
+    second = boxes((0, 0, 10, 10), (0, 0, 10, 10), labels=[1, 2], scores=[0.7, 0.4])  # wrong class, right
+    scores, precision, recall = detection.precision_recall([first, second], truth)
+    assert scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.4, 0.3])
+    assert precision.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 2 / 4, 3 / 5])
+    assert recall.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2 / 3, 1])
+    assert detection.precision_recall([first, second], truth, iou=0.6)[2].tolist()[-1] == pytest.approx(2 / 3)
+    crowd = [boxes((0, 0, 10, 10)) | {"iscrowd": torch.tensor([1])}]
+    assert [len(part) for part in detection.precision_recall([boxes(scores=[])], crowd)] == [0, 0, 0]
+
+
 def test_mean_iou_by_hand():
     mask = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
     guess = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 3]])

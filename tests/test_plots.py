@@ -6,9 +6,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from minica import SCHEMES, counting
-from minica.course import plots
+from minica.course import dense_plots, plots
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +117,41 @@ def test_accuracy_by_share_has_ours_and_the_papers():
     figure = plots.accuracy_by_share({"Linear probe": (0.1, 44)}, {"Linear probe": (1.5, 61), "Full fine-tuning": (100, 74)})
     assert [len(axis.lines) for axis in figure.axes] == [2, 1] and all(axis.get_xscale() == "log" for axis in figure.axes)
     assert "Full fine-tuning" in texts(figure)
+
+
+@pytest.mark.parametrize(("threshold", "drawn"), [(0.0, 2), (0.5, 1), (0.95, 0)])
+def test_boxes_over_a_threshold(threshold, drawn):
+    corners = torch.tensor([[1.0, 2, 9, 9], [10, 3, 18, 12]])
+    found = {"boxes": corners, "labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.4])}
+    target = {"boxes": corners[:1], "labels": torch.tensor([1])}
+    curve = (torch.tensor([0.9, 0.4]), torch.tensor([1.0, 0.5]), torch.tensor([0.5, 0.6]))
+    image, classes = torch.zeros(3, 16, 20), ("disc", "ring")
+    figure = dense_plots.over_threshold(image, found, target, classes, threshold, {"Conv-Adapter": curve}, "Conv-Adapter")
+    assert len(figure.axes[0].patches) == 1 + drawn  # the true one, and those that score enough
+    assert ("disc 0.90" in texts(figure)) == (drawn > 0) and ("ring 0.40" in texts(figure)) == (drawn > 1)
+    dots = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [[], [(0.5, 1.0)], [(pytest.approx(0.6), 0.5)]][
+        drawn
+    ]
+    assert len(dense_plots.scenes([image] * 3, [target] * 3, classes, columns=2).axes) == 4
+
+
+@pytest.mark.parametrize("view", dense_plots.VIEWS)
+def test_masks_and_where_they_are_wrong(view):
+    mask = torch.tensor([[0, 1], [2, 255]])
+    guess = torch.tensor([[0, 1], [1, 1]])
+    figure = dense_plots.pixels(torch.zeros(3, 2, 2), mask, {"Conv-Adapter": guess}, ("background", "disc", "ring"), view)
+    assert "Conv-Adapter: 33.3 % wrong" in texts(figure) and {"disc", "ring"} < set(texts(figure))
+    shown = figure.axes[1].images[1].get_array()
+    visible = [[bool(hidden) for hidden in row] for row in (~shown.mask).tolist()]
+    assert (
+        visible
+        == {
+            "prediction": [[False, True], [True, False]],
+            "truth": [[False, True], [True, False]],
+            "errors": [[False, False], [True, False]],
+        }[view]
+    )
+    assert shown[1, 0] == {"prediction": 1, "truth": 2, "errors": 1}[view]
+    with pytest.raises(ValueError, match="unknown view 'both'; choose one of prediction, truth, errors"):
+        dense_plots.pixels(torch.zeros(3, 2, 2), mask, {}, ("background",), "both")

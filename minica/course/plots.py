@@ -17,6 +17,7 @@ from ..schemes import SCHEMES
 # One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {
     "Linear probe": "#56B4E9",
+    "Frozen backbone": "#56B4E9",  # the probe of detection and segmentation: heads alone
     "Prompts": "#CC79A7",
     "Biases": "#E69F00",
     "Conv-Adapter": "#D55E00",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from ..backbones import normalization
@@ -233,3 +233,35 @@ def average_precision(found: Sequence[dict], targets: Sequence[dict], max_detect
     by_iou = {"ap": mean(precision[..., 0]), "ap50": mean(precision[0, ..., 0]), "ap75": mean(precision[5, ..., 0])}
     recall = mean(result["recall"][..., 0, -1])
     return by_iou | by_area | {"recall": recall, "max_detections": max_detections, "n": len(targets)}
+
+
+def precision_recall(found: Sequence[dict], targets: Sequence[dict], iou: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    """What a threshold on the scores costs and gains, over all classes together.
+
+    From the highest score down, a box is right if it overlaps a box of its class that no better one has taken, with an
+    intersection over union of ``iou`` or more.
+
+    Args:
+        found: for each image ``boxes``, ``labels`` and ``scores``, see :func:`detect`.
+        targets: for each image ``boxes`` and ``labels``; crowds are left out.
+
+    Returns:
+        scores (K,) of all boxes, falling; and where boxes with at least that score count, precision (K,), the share of them
+        that is right, and recall (K,), the share of the objects that they find.
+    """
+    scores, right, objects = [], [], 0
+    for guess, target in zip(found, targets, strict=True):
+        single = target.get("iscrowd", torch.zeros(len(target["labels"]))) == 0
+        boxes, labels = target["boxes"][single], target["labels"][single]
+        overlaps = box_iou(guess["boxes"], boxes) * (guess["labels"][:, None] == labels)
+        for at in guess["scores"].argsort(descending=True):
+            best = overlaps[at].argmax().item() if len(labels) else None
+            hit = best is not None and overlaps[at, best].item() >= iou
+            if hit:
+                overlaps[:, best] = 0
+            right.append(hit)
+            scores.append(guess["scores"][at].item())
+        objects += len(labels)
+    order = torch.tensor(scores).argsort(descending=True, stable=True)
+    hits = torch.tensor(right, dtype=torch.float64)[order].cumsum(0)
+    return torch.tensor(scores)[order], hits / torch.arange(1, len(hits) + 1), hits / max(objects, 1)

@@ -1,0 +1,118 @@
+"""The figures of detection and segmentation: boxes over a threshold, and masks beside their truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from torch import Tensor
+
+from ..dense.segmentation import IGNORED
+from .plots import COLOURS, GREY
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the first is for the background of masks.
+PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+VIEWS = ("prediction", "truth", "errors")
+
+
+def scenes(images: Sequence[Tensor], targets: Sequence[dict], classes: Sequence[str], columns: int = 4) -> Figure:
+    """Images (3, H, W) in [0, 1] with the boxes of their targets."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.4 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, target in zip(axes.flat, images, targets, strict=False):
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        _boxes(axis, target, classes)
+    return figure
+
+
+def over_threshold(
+    image: Tensor,
+    found: dict,
+    target: dict,
+    classes: Sequence[str],
+    threshold: float,
+    curves: Mapping[str, tuple[Tensor, Tensor, Tensor]],
+    method: str,
+) -> Figure:
+    """Left the boxes of one image that score at least ``threshold``, its true ones dashed; right what the threshold costs.
+
+    Args:
+        found: of the image, see :func:`minica.dense.detection.detect`.
+        curves: for each method scores, precision and recall over all images, see
+            :func:`minica.dense.detection.precision_recall`; the dots are at the threshold.
+        method: whose boxes are drawn.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2))
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.14, top=0.9, wspace=0.22)  # a constrained layout is slow in a slider
+    left.imshow(image.permute(1, 2, 0).numpy())
+    left.axis("off")
+    _boxes(left, target, classes, style="--", named=False)
+    shown = found["scores"] >= threshold
+    _boxes(left, {key: value[shown] for key, value in found.items()}, classes)
+    left.set_title(f"{method}: {int(shown.sum())} boxes score {threshold:.2f} or more", fontsize=11)
+    for name, (scores, precision, recall) in curves.items():
+        colour = COLOURS.get(name, GREY)
+        right.plot(recall, precision, color=colour, lw=2, label=name)
+        if count := int((scores >= threshold).sum()):
+            right.plot(recall[count - 1], precision[count - 1], "o", color=colour, ms=9 if name == method else 5)
+    right.set(xlabel="recall: share of the objects that are found", ylabel="precision: share of boxes that are right")
+    right.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    right.legend(frameon=False, fontsize=9, loc="lower left")
+    return figure
+
+
+def _boxes(axis: Axes, objects: dict, classes: Sequence[str], style: str = "-", named: bool = True) -> None:
+    for at, ((left, top, right, bottom), label) in enumerate(
+        zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True)
+    ):
+        colour = PALETTE[1:][(label - 1) % (len(PALETTE) - 1)] if named else "white"
+        axis.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, ec=colour, lw=2 if named else 1, ls=style)
+        )
+        if named:
+            score = f" {objects['scores'][at]:.2f}" if "scores" in objects else ""
+            box = dict(facecolor="black", alpha=0.6, pad=1, lw=0)
+            axis.text(left, top, classes[label - 1] + score, color="white", fontsize=8, va="bottom", bbox=box, clip_on=True)
+
+
+def pixels(
+    image: Tensor, mask: Tensor, guesses: Mapping[str, Tensor], classes: Sequence[str], view: str = "prediction"
+) -> Figure:
+    """An image, and for each method its mask, the true one, or where the two differ.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        mask: int64 (H, W); 255 does not count.
+        guesses: for each method (H, W).
+        view: one of :data:`VIEWS`.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"unknown view {view!r}; choose one of {', '.join(VIEWS)}.")
+    figure, axes = plt.subplots(1, 1 + len(guesses), figsize=(2.8 * (1 + len(guesses)), 3.3), squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.16, top=0.9, wspace=0.04)
+    colours = ListedColormap([PALETTE[k % len(PALETTE)] for k in range(len(classes))])
+    counts = mask != IGNORED
+    for axis, (name, guess) in zip(axes[0], [("image", None), *guesses.items()], strict=True):
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        axis.axis("off")
+        if guess is None:
+            axis.set_title("image", fontsize=11)
+            continue
+        wrong = (guess.long() != mask) & counts
+        if view == "errors":
+            axis.imshow(np.ma.masked_where(~wrong.numpy(), np.ones(mask.shape)), cmap=ListedColormap(["#D55E00"]), alpha=0.9)
+        else:
+            shown = (guess.long() if view == "prediction" else mask).numpy()
+            hidden = (shown == 0) | ~counts.numpy()
+            axis.imshow(np.ma.masked_where(hidden, shown), cmap=colours, vmin=0, vmax=len(classes) - 1, alpha=0.75)
+        axis.set_title(f"{name}: {100 * wrong.sum().item() / max(counts.sum().item(), 1):.1f} % wrong", fontsize=10)
+    keys = [Patch(color=PALETTE[k % len(PALETTE)], label=name) for k, name in enumerate(classes) if k][:8]
+    figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=9, frameon=False)
+    return figure
