@@ -42,15 +42,12 @@ class BrokenImages(ValueError):
     def __init__(self, found: Mapping[Path, str], skippable: bool = False) -> None:
         self.found = dict(found)
         lines = [f"{os.fspath(path)}: {reason}" for path, reason in found.items()]
-        said = (
-            f"cannot decode the image {lines[0]}."
-            if len(lines) == 1
-            else "\n  ".join([f"cannot decode {len(lines)} images:", *lines])
-        )
-        it = "it" if len(lines) == 1 else "them"
-        remedy = f"Replace {it} with {'an intact image' if it == 'it' else 'intact images'} of 8 or 16 bits, or remove {it}"
-        remedy += f"; skip_broken=True (--skip-broken) leaves {it} out" if skippable else ""
-        super().__init__(f"{said}{' ' if it == 'it' else chr(10)}{remedy}.")
+        it, intact, out = "it", "an intact image", "; skip_broken=True (--skip-broken) leaves such files out" * skippable
+        said = f"cannot decode the image {lines[0]}. "
+        if len(lines) > 1:
+            it, intact = "them", "intact images"
+            said = "\n  ".join([f"cannot decode {len(lines)} images:", *lines]) + "\n"
+        super().__init__(f"{said}Replace {it} with {intact} of 8 or 16 bits, or remove {it}{out}.")
 
 
 @cache
@@ -63,19 +60,18 @@ def endings() -> dict[str, str]:
     return {ending: kind for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
+def formats() -> list[str]:
+    """Those of :data:`FORMATS` that can be read here."""
+    return [kind for kind in FORMATS if kind in endings().values()]
+
+
 def has_image_ending(name: str) -> bool:
     """Whether a file is read as an image, by its name; hidden files are not."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in endings()
 
 
-def warn_unread(place: str | os.PathLike, names: Sequence[str]) -> None:
-    """Count in a warning, by ending, the files that were passed over below a folder; hidden ones and systems' own are not."""
-    if said := unread(names):
-        warnings.warn(f"{os.fspath(place)}: {said}", stacklevel=3)
-
-
 def unread(names: Sequence[str]) -> str:
-    """What :func:`warn_unread` says of these names of files; nothing if all are read."""
+    """A sentence that counts, by ending, the files that are passed over; none for those that are hidden or the system's."""
     names = [name for name in names if not has_image_ending(name) and not name.startswith(".")]
     names = sorted(name for name in names if name.lower() not in ("thumbs.db", "desktop.ini"))
     if not names:
@@ -109,7 +105,7 @@ def decode(path: str | os.PathLike, size: int | None = None, resize: str = "squa
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is no regular file")  # to open a named pipe would be to wait for ever
-        with Image.open(path, formats=[kind for kind in FORMATS if kind in endings().values()]) as file:
+        with Image.open(path, formats=formats()) as file:
             if file.width * file.height > LARGEST:
                 raise ValueError(f"it has {file.width:,} x {file.height:,} pixels, of which {LARGEST:,} are read at most")
             picture = _eight_bits(ImageOps.exif_transpose(file))
@@ -126,7 +122,7 @@ def _why(path: str | os.PathLike, error: Exception) -> str:
         begins = file.read(12)
     if begins[4:8] == b"ftyp" and begins[8:] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
         return HEIC_REMEDY
-    return f"it is no {', '.join(dict.fromkeys(endings().values()))}" if begins else "it is empty"
+    return f"it is no {', '.join(formats())}" if begins else "it is empty"
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
