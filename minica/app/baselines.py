@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ..experiments.scores import balanced_interval
-from ..fast.devices import randomness_kept, usable_device
+from ..fast.devices import usable_device
 from ..fast.layout import as_weights
 from ..tasks.classification import wilson_interval
 from ..training import fit, predict
@@ -29,19 +29,19 @@ def features(network: nn.Module, data: Dataset) -> tuple[Tensor, Tensor]:
 def baselines(seen: dict[str, tuple[Tensor, Tensor]], classes: int) -> dict[str, Tensor]:
     """The guesses (N,) of three baselines for the test pictures, from the frozen :func:`features` of all splits.
 
-    The nearest neighbour is that of the highest cosine similarity.  The probe is a linear layer on standardised features; the
+    The nearest neighbour is that of the highest cosine similarity.  The probe is a linear layer on centred features; the
     best of three rates and its best epoch are chosen on validation.
     """
     (known, labels), (val, val_labels), (test, test_labels) = (seen[split] for split in ("train", "val", "test"))
     majority = labels.bincount(minlength=classes).argmax().expand(len(test))
     nearest = labels[(F.normalize(test) @ F.normalize(known).T).argmax(1)]
-    centre, scale = known.mean(0), known.std(0).clamp_min(1e-6)
+    centre, scale = known.mean(0), known.std()  # one scale for all: one that training pictures leave dark must not explode
     sets = [TensorDataset((x - centre) / scale, y) for x, y in ((known, labels), (val, val_labels), (test, test_labels))]
     best, probe = -1.0, majority
     for lr in PROBE_RATES:
-        with randomness_kept():
-            torch.manual_seed(0)
-            layer = nn.Linear(known.shape[1], classes)
+        layer = nn.utils.skip_init(nn.Linear, known.shape[1], classes)
+        for weight in layer.parameters():
+            nn.init.zeros_(weight)
         schedule = dict(epochs=PROBE_EPOCHS, patience=PROBE_EPOCHS, monitor="balanced_accuracy")
         history = fit(layer, *sets[:2], lr=lr, **schedule, device="cpu", lean=False, progress=False)
         score = max(record["val_balanced_accuracy"] for record in history)
