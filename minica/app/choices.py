@@ -31,7 +31,7 @@ class Preset:
 
 PRESETS = {
     "smoke": Preset(size=64, rates=(3e-3, 1e-2), tried=1, epochs=2, patience=1, batch_size=16),
-    "laptop": Preset(size=160, rates=(1e-3, 3e-3, 1e-2), tried=3, epochs=10, patience=3, batch_size=16),
+    "laptop": Preset(size=128, rates=(1e-3, 3e-3, 1e-2), tried=2, epochs=10, patience=3, batch_size=16),
     "gpu": Preset(size=224, rates=(3e-4, 1e-3, 3e-3, 1e-2), tried=5, epochs=30, patience=8, batch_size=32),
 }
 

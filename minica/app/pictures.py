@@ -180,7 +180,7 @@ def _about_twins(names: list[str], labels: list[str], splits: Mapping[str, np.nd
     notes = []
     for what, key, remedy in (
         ("has two labels", labels, "Keep the right one."),
-        ("is in two splits", split, "What is measured on it is too good; keep one."),
+        ("is in more than one split", split, "What is measured on it is too good; keep one."),
     ):
         found = [there for there in twins if len({key[i] for i in there}) > 1]
         if found:

@@ -18,6 +18,7 @@ from ..atomic import write_atomically
 from .pictures import Pictures
 
 EXAMPLES, WORST = 24, 24  # pictures that are shown
+FEW = 50  # test pictures, below which the report warns of its own numbers
 MATRIX = 25  # classes of which all confusions are shown; of more, the most frequent ones
 THUMBNAIL = 112  # pixels
 
@@ -27,10 +28,11 @@ h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; } h2 { font-s
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; } th:first-child { text-align: left; }
 thead th { vertical-align: bottom; } tr.best { font-weight: 600; background: #f2f7f5; }
-.matrix td { min-width: 1.6rem; text-align: center; } .matrix thead th { writing-mode: vertical-rl; text-align: left; }
+.matrix td { min-width: 1.6rem; text-align: center; } 
+.matrix thead th + th { writing-mode: vertical-rl; text-align: left; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; }
 figure { margin: 0; font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; } figure img { width: 100%; display: block; }
-img.plot { width: 100%; max-width: 46rem; } code { background: #f3f3f3; padding: .15rem .3rem; overflow-wrap: anywhere; }
+.plots { display: flex; flex-wrap: wrap; gap: .5rem; } .plots img { flex: 1 1 18rem; min-width: 0; max-width: 27rem; } code { background: #f3f3f3; padding: .15rem .3rem; overflow-wrap: anywhere; }
 .big { font-size: 1.15rem; } small, .small { color: #555; font-size: .85rem; } li { overflow-wrap: anywhere; }
 """
 
@@ -78,6 +80,9 @@ def _verdict(run: dict) -> str:
     text = f"Of {found['n']:,} test pictures {accuracy} are right; the mean over classes is {balanced}."
     said = f"The adapters {than} a {gain['over']} on the frozen network: {100 * gain['accuracy']:+.1f} points of accuracy"
     said += f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, picture by picture)."
+    if found["n"] < FEW:
+        said += f" <b>{found['n']} test pictures are too few to decide by</b>: the intervals say what more pictures could show,"
+        said += " and those of balanced accuracy, drawn from the same few, are too narrow."
     return f'<p class="big">{text}</p><p>{said}</p>'
 
 
@@ -127,33 +132,38 @@ def _training(run: dict) -> str:
     history = run["history"]
     kept = 1 + max(range(len(history)), key=lambda i: history[i]["val_balanced_accuracy"])
     text = f"<code>{escape(settings['scheme'])}</code> adapters at compression {settings['compression']:g} on the frozen"
-    text += f" <code>{escape(settings['backbone'])}</code>, pictures of {settings['size']} pixels. Tried for"
-    text += f" {settings['trial_epochs']} epochs each, chosen by balanced accuracy on validation pictures:"
-    after = f"Then up to {settings['epochs']} epochs; epoch {kept} was the best on validation and is kept."
+    text += f" <code>{escape(settings['backbone'])}</code>, pictures of {settings['size']} pixels. In trials"
+    text += f" of {_epochs(settings['trial_epochs'])}, chosen by balanced accuracy on validation pictures:"
+    after = f"Then at most {_epochs(settings['epochs'])}; epoch {kept} was the best on validation and is kept."
     table = _table(["learning rate", "classes weighted", "validation"], rows, best)
     return f"<p>{text}</p>{table}<p>{after}</p>{_curves(history, kept)}"
 
 
 def _curves(history: list[dict], kept: int) -> str:
-    figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [record["epoch"] for record in history]
-    left.plot(epochs, [record["train_loss"] for record in history], "o-", color="#D55E00", label="training")
-    left.plot(epochs, [record["val_loss"] for record in history], "o-", color="#0072B2", label="validation")
-    left.set(xlabel="epoch", title="loss")
-    left.legend(frameon=False)
-    for key, colour, style in (("accuracy", "#0072B2", "o-"), ("balanced_accuracy", "#009E73", "s--")):
-        label = key.replace("_", " ")
-        right.plot(epochs, [100 * record[f"val_{key}"] for record in history], style, color=colour, label=label)
-    right.set(xlabel="epoch", title="validation, %")
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.axvline(kept, color="#999999", linestyle=":", zorder=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    """Loss and accuracy by epoch, in two pictures that lie below each other on a phone."""
+    losses = {
+        "training": [record["train_loss"] for record in history],
+        "validation": [record["val_loss"] for record in history],
+    }
+    keys = {"accuracy": "val_accuracy", "balanced accuracy": "val_balanced_accuracy"}
+    shares = {name: [100 * record[key] for record in history] for name, key in keys.items()}
+    plots = [("loss", losses, ("#D55E00", "#0072B2")), ("right on validation, %", shares, ("#0072B2", "#009E73"))]
+    return f'<div class="plots">{"".join(_plot(*plot, [record["epoch"] for record in history], kept) for plot in plots)}</div>'
+
+
+def _plot(title: str, lines: dict[str, list[float]], colours: Sequence[str], epochs: list[int], kept: int) -> str:
+    figure = Figure(figsize=(4.6, 3), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour, marker in zip(lines.items(), colours, "os", strict=True):
+        axes.plot(epochs, values, f"{marker}-", color=colour, label=name)
+    axes.axvline(kept, color="#999999", linestyle=":", zorder=0)
+    axes.set(xlabel="epoch", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    return f'<img class="plot" alt="Loss and validation accuracy by epoch" src="{_inline(stream, "png")}">'
+    return f'<img alt="{title}, by epoch" src="{_inline(stream, "png")}">'
 
 
 def _by_class(classes: Sequence[str], confusion: Tensor) -> str:
@@ -249,6 +259,10 @@ def _thumbnail(image: Tensor) -> str:
 
 def _inline(stream: io.BytesIO, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def _interval(ends: Sequence[float]) -> str:
