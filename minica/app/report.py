@@ -28,11 +28,12 @@ h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; } h2 { font-s
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; } th:first-child { text-align: left; }
 thead th { vertical-align: bottom; } tr.best { font-weight: 600; background: #f2f7f5; }
-.matrix td { min-width: 1.6rem; text-align: center; } 
+.matrix td { min-width: 1.6rem; text-align: center; }
 .matrix thead th + th { writing-mode: vertical-rl; text-align: left; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; }
 figure { margin: 0; font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; } figure img { width: 100%; display: block; }
-.plots { display: flex; flex-wrap: wrap; gap: .5rem; } .plots img { flex: 1 1 18rem; min-width: 0; max-width: 27rem; } code { background: #f3f3f3; padding: .15rem .3rem; overflow-wrap: anywhere; }
+.plots { display: flex; flex-wrap: wrap; gap: .5rem; } .plots img { flex: 1 1 18rem; min-width: 0; max-width: 27rem; }
+code { background: #f3f3f3; padding: .15rem .3rem; overflow-wrap: anywhere; }
 .big { font-size: 1.15rem; } small, .small { color: #555; font-size: .85rem; } li { overflow-wrap: anywhere; }
 """
 
