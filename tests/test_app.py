@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 import minica
 from minica import data
 from minica.__main__ import main
+from minica.app import report
 from minica.app.choices import choose_scheme, class_weights
 from minica.app.pictures import draw_splits, read_pictures
 from minica.app.prediction import as_csv, load_run
@@ -242,6 +243,13 @@ def test_the_report_needs_no_network_and_says_all(finished):
     assert page.tags.count("img") >= 25 and len(text) < 2_000_000
 
 
+def test_of_many_classes_the_report_lists_what_is_confused_most():
+    confusion = torch.diag(torch.arange(1, 41))
+    confusion[3, 7], confusion[30, 2] = 5, 9
+    text = report._matrix([f"class <{i}>" for i in range(40)], confusion)
+    assert Page(text).tags.count("tr") == 3 and text.index("class &lt;30&gt;") < text.index("class &lt;7&gt;")
+
+
 def test_the_report_opens_in_a_browser(finished, tmp_path):
     if (browser := shutil.which("chromium")) is None:
         pytest.skip("chromium is not installed; test_the_report_needs_no_network_and_says_all has read the page")
@@ -351,8 +359,9 @@ def test_an_exported_run_says_what_it_needs(finished, messy, tmp_path, capsys):
     (record,) = minica.predict(model, file)
     expected = np.log([record["scores"][name] for name in CLASSES])
     assert np.allclose(logits[0] - logits[0].mean(), expected - expected.mean(), atol=1e-3)
-    assert main(["export", str(finished[0]), str(tmp_path / "no" / "model.onnx")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    for name, said in (("no/model.onnx", "is no folder"), ("model.json", "give a name such as model.onnx")):
+        assert main(["export", str(finished[0]), str(tmp_path / name)]) == 2
+        assert said in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- pictures and their splits
@@ -394,6 +403,7 @@ def test_splits_of_a_table_are_taken_and_checked(tmp_path):
         (["path,label"], "has no line below its header"),
         (["path,label", "a.png,"], r"mine.csv:2: the label is empty"),
         (["path,label,split", "a.png,a,eval"], r"mine.csv:2: the split is 'eval'; expected one of train, val"),
+        (["path,label", '"a.png', "b.png,a"], r"mine.csv:3: the label is empty"),
         (["path,label", "a.png,a", "b.png,a", "a.png,b"], r"mine.csv:4: a.png has label 'b' here and 'a' in line 2"),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+from tqdm import tqdm
 
 from ..experiments.scores import balanced_interval
 from ..fast.devices import usable_device
@@ -20,7 +21,7 @@ PROBE_EPOCHS, PROBE_RATES = 40, (1e-3, 1e-2, 1e-1)
 def features(network: nn.Module, data: Dataset) -> tuple[Tensor, Tensor]:
     """What a network without a classifier makes of each picture, (N, F) in float32, and the labels (N,)."""
     network, rows = network.eval().to(usable_device(None)), []
-    for images, labels in DataLoader(data, 64):
+    for images, labels in tqdm(DataLoader(data, 64), "features of the frozen network", leave=False, delay=10):
         rows.append((network(as_weights(network, images)).float().flatten(1).cpu(), labels))
     found, labels = zip(*rows, strict=True)
     return torch.cat(found), torch.cat(labels)

@@ -46,6 +46,8 @@ def export_run(run: str | os.PathLike, file: str | os.PathLike) -> dict:
         raise ModuleNotFoundError(
             f"{error.name} is not installed; to export: pip install onnx onnxscript", name=error.name
         ) from error
+    if file.suffix != ".onnx":  # and no file of another kind is replaced by mistake
+        raise ValueError(f"{file} is not called like an ONNX file; give a name such as model.onnx.")
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"{file} cannot be written: {'it is a folder' if file.is_dir() else f'{file.parent} is no folder'}.")
     model = load_run(run)

@@ -44,7 +44,11 @@ class Pictures:
         """What tells these pictures, their labels and splits from others."""
         found = sha256(self.images.numpy())
         listed = [(name, int(self.labels[i])) for i, name in enumerate(self.names)]
-        found.update(repr((listed, self.classes, {key: there.tolist() for key, there in self.splits.items()})).encode())
+        found.update(
+            repr((listed, self.classes, {key: there.tolist() for key, there in self.splits.items()})).encode(
+                "utf-8", "backslashreplace"
+            )
+        )
         return found.hexdigest()[:16]
 
     def datasets(self, mean: Sequence[float], std: Sequence[float], augment: str) -> dict[str, ImageDataset]:

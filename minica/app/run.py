@@ -93,7 +93,7 @@ def train_folder(
     with locked(out, True):
         if (out / RUN).is_file():
             say(f"{out} holds this run, finished; nothing is left to do.")
-            return json.loads((out / RUN).read_text(encoding="utf-8"))
+            return _read(out / RUN)
         say(f"{len(pictures.names)} pictures of {len(pictures.classes)} classes, {scheme['scheme']} on {backbone}", flush=True)
         sets = pictures.datasets(**expected, augment=AUGMENT)
         plain = sets | {"train": pictures.datasets(**expected, augment="none")["train"]}
@@ -123,7 +123,8 @@ def train_folder(
             "splits": {split: [pictures.names[i] for i in there] for split, there in pictures.splits.items()},
         }
         write_report(out / REPORT, run, pictures, logits.softmax(1), labels)
-        write_atomically(out / RUN, (json.dumps(run, indent=1, ensure_ascii=False) + "\n").encode())  # the last: it is finished
+        text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(out / RUN, text.encode("utf-8", "backslashreplace"))  # the last of all: the run is finished
         shutil.rmtree(out / TRIALS / "final", ignore_errors=True)
     (low, high), probe = found[ADAPTED]["accuracy_95"], found[PROBE]["accuracy"]
     say(f"test accuracy {found[ADAPTED]['accuracy']:.1%} ({low:.1%} to {high:.1%}), of a {PROBE} {probe:.1%}")
@@ -140,17 +141,22 @@ def _claim(out: Path, plan: dict) -> None:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / PLAN).is_file())):
         raise ValueError(f"{out} holds something else than a run; choose a new folder.")
     if (out / PLAN).is_file():
-        try:
-            there = json.loads((out / PLAN).read_text(encoding="utf-8"))
-            different = [key for key in {**there, **plan} if there.get(key) != plan.get(key)]
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{out / PLAN} is damaged ({error}); choose a new folder.") from error
-        if different:
+        there = _read(out / PLAN)
+        if different := [key for key in {**there, **plan} if there.get(key) != plan.get(key)]:
             said = ", ".join(f"{key} {there.get(key)} (here {plan.get(key)})" for key in different[:4])
             raise ValueError(f"{out} holds another run, with {said}; choose a new folder.")
         return
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
+
+
+def _read(file: Path) -> dict:
+    try:
+        if isinstance(found := json.loads(file.read_text(encoding="utf-8")), dict):
+            return found
+        raise ValueError("no table")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); choose a new folder, or delete this one.") from error
 
 
 def _search(place: Path, pictures: Pictures, settings: dict, chosen: Preset, sets: dict, say) -> tuple[list[dict], nn.Module]:
@@ -162,7 +168,7 @@ def _search(place: Path, pictures: Pictures, settings: dict, chosen: Preset, set
     def attempt(name: str, lr: float, weighted: bool, epochs: int, patience: int) -> nn.Module | None:
         file = place / f"{name}.json"
         if name != "final" and file.is_file():
-            trials.append(json.loads(file.read_text(encoding="utf-8")))
+            trials.append(_read(file))
             return None
         what = (
             f"learning rate {lr:g}{', classes weighted' if weighted else ''}, {'at most ' * (name == 'final')}{epochs} epochs"

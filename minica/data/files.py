@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
             raise OSError("it is no regular file")  # to open a named pipe would be to wait for ever
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path} ({error}); it should be a text file. Get it again.") from error
+        raise ValueError(f"cannot read {path} ({error}); it should be a text file in UTF-8. Get it again.") from error
 
 
 def read_list(path: Path) -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,14 @@ def read_table(file: Path) -> list[Row]:
         ValueError: naming file and line: no such header, an empty path or label, a split that is not known or not given for
             every image, one image with two labels, groups or splits.
     """
-    lines = csv.DictReader(read_text(file).removeprefix("\ufeff").splitlines())
+    lines = csv.DictReader(io.StringIO(read_text(file).removeprefix("\ufeff"), newline=""))
+    try:
+        return _rows(file, lines)
+    except csv.Error as error:
+        raise ValueError(f"{file}:{lines.line_num}: no CSV ({error}); save the table again.") from error
+
+
+def _rows(file: Path, lines: csv.DictReader) -> list[Row]:
     header = [(name or "").strip().lower() for name in lines.fieldnames or ()]
     if missing := [name for name in REQUIRED if name not in header]:
         there = ", ".join(header) or "nothing"
