@@ -28,7 +28,7 @@ h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; } h2 { font-s
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; } th:first-child { text-align: left; }
 thead th { vertical-align: bottom; } tr.best { font-weight: 600; background: #f2f7f5; }
-.matrix td { min-width: 1.6rem; text-align: center; }
+.matrix td { min-width: 1.2rem; padding: .25rem .15rem; text-align: center; }
 .matrix thead th + th { writing-mode: vertical-rl; text-align: left; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; }
 figure { margin: 0; font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; } figure img { width: 100%; display: block; }
@@ -179,7 +179,10 @@ def _by_class(classes: Sequence[str], confusion: Tensor) -> str:
         ]
         for i, name in enumerate(classes)
     ]
-    return _table(["class", "test pictures", "found (recall)", "right when named (precision)", "F1"], rows)
+    what = (
+        "Recall: the part of a class's test pictures that is found. Precision: the part that is right where the class is named."
+    )
+    return _table(["class", "test", "recall", "precision", "F1"], rows) + f"<p><small>{what}</small></p>"
 
 
 def _matrix(classes: Sequence[str], confusion: Tensor) -> str:

@@ -114,7 +114,10 @@ def train_folder(
             "skipped": pictures.skipped,
             "notes": pictures.notes,
             "trials": [{key: value for key, value in trial.items() if key != "history"} for trial in trials],
-            "history": trials[-1]["history"],
+            # The area under the curve is not defined where validation lacks classes, and JSON has no NaN.
+            "history": [
+                {key: None if value != value else value for key, value in epoch.items()} for epoch in trials[-1]["history"]
+            ],
             "metrics": found,
             "gain": {"over": PROBE, "accuracy": gain.mean().item(), "accuracy_95": list(bootstrap_interval(gain))},
             "adapter_bytes": (out / WEIGHTS).stat().st_size,
@@ -123,7 +126,7 @@ def train_folder(
             "splits": {split: [pictures.names[i] for i in there] for split, there in pictures.splits.items()},
         }
         write_report(out / REPORT, run, pictures, logits.softmax(1), labels)
-        text = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(run, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(out / RUN, text.encode("utf-8", "backslashreplace"))  # the last of all: the run is finished
         shutil.rmtree(out / TRIALS / "final", ignore_errors=True)
     (low, high), probe = found[ADAPTED]["accuracy_95"], found[PROBE]["accuracy"]
