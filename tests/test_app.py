@@ -118,7 +118,7 @@ def test_a_run_folder_has_all_that_is_needed(finished, messy):
     assert minica.adapter_files.read_config(out)["classes"] == list(CLASSES)
     assert not list(out.rglob("*.pt")) and not list(out.glob(".*")), "nothing that only served the training stays"
     assert "trial 4 of 4" in shown and "test accuracy" in shown and "report.html" in shown
-    assert "2 images that do not decode are left out" in warned and "HEIC photographs need pillow-heif" in warned
+    assert "images that do not decode are left out (2)" in warned and "HEIC photographs need pillow-heif" in warned
     assert "1 .heic, 1 .txt" in warned and "step/s" in warned  # the progress bar
 
 
@@ -428,14 +428,17 @@ def test_copies_are_named_and_stay_together(tmp_path):
     Image.open(root / "a" / "1.png").save(root / "a" / "again.bmp")  # other bytes, the same pixels
     pictures = read_pictures(root, 64)
     (labels, copies) = pictures.notes
-    assert "the same picture has two labels (1 times): a/0.png (a) = b/same.png (b)" in labels and "2 pictures are" in copies
+    assert (
+        "the same picture has two labels (1): a/0.png (a) = b/same.png (b)" in labels
+        and "exact copies of other pictures: 2" in copies
+    )
     split = {pictures.names[i]: split for split, there in pictures.splits.items() for i in there}
     assert split["a/0.png"] == split["b/same.png"] and split["a/1.png"] == split["a/again.bmp"]
 
     for part_, names in (("train", "ab"), ("val", "ab"), ("test", "ab")):
         draw(tmp_path / "split" / part_, **dict.fromkeys(names, 2))
     notes = read_pictures(tmp_path / "split", 64).notes
-    (crossing,) = [note for note in notes if "the same picture is in more than one split (4 times)" in note]
+    (crossing,) = [note for note in notes if "the same picture is in more than one split (4)" in note]
     assert "train/a/0.png (train)" in crossing and "test/a/0.png (test)" in crossing
 
 

@@ -217,11 +217,11 @@ def test_all_broken_images_are_named_at_once_and_can_be_left_out(tmp_path, fresh
         "phone.jpg: HEIC photographs need pillow-heif",
     ):
         assert said in str(caught.value)
-    with pytest.warns(UserWarning, match="4 images that do not decode are left out: .*half.jpg") as warned:
+    with pytest.warns(UserWarning, match=r"images that do not decode are left out \(4\): .*half.jpg") as warned:
         task = data.load(root, size=8, skip_broken=True)
     assert len(warned) == 1 and sum(map(len, _sets(task))) == 10
     monkeypatch.setattr("minica.data.images.decode", None)  # whatever decodes now fails
-    with pytest.warns(UserWarning, match="4 images that do not decode"):
+    with pytest.warns(UserWarning, match="images that do not decode"):
         assert same(task, data.load(root, size=8, skip_broken=True))
     for name in ("shapes", "vtab/dtd"):
         with pytest.raises(ValueError, match="skip_broken= is for folders"):
@@ -257,6 +257,12 @@ def test_a_split_folder_of_another_name_is_named(tmp_path):
         make_folder(tmp_path / "pets" / split, cats=4, dogs=4)
     with pytest.warns(UserWarning, match="'eval' has class folders like a split, but .*train, val, .*rename it"):
         assert [len(d) for d in _sets(data.load(tmp_path / "pets", size=8))][2] == 8
+    make_folder(tmp_path / "pets", more=3)
+    picture().save(tmp_path / "pets" / "train" / "overview.png")
+    with pytest.warns(UserWarning) as warned:
+        data.load(tmp_path / "pets", size=8)
+    said = " ".join(str(warning.message) for warning in warned)
+    assert "'more' is not used: its images (3)" in said and "images beside the class folders are not used (1): over" in said
     make_folder(tmp_path / "pets" / "valid", cats=4, dogs=4)
     with pytest.raises(ValueError, match="two folders for one split, among train, val, valid"):
         data.load(tmp_path / "pets", size=8)
@@ -272,6 +278,27 @@ def test_a_program_called_photo_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="photo.jpg: it is no JPEG, PNG"):
         data.decode(tmp_path / "photo.jpg", 16)
     assert not (tmp_path / "log").exists()
+
+
+def _tiff(bands: int, photometric: int) -> bytes:
+    """An uncompressed TIFF of 4 x 4 pixels whose band k is 10 k everywhere, with further bands of no stated meaning."""
+    pixels, extra = bytes(10 * k for k in range(bands)) * 16, bands - (3 if photometric == 2 else 1)
+    sizes = b"".join(number.to_bytes(2, "little") for number in [8] * bands + [0] * extra)
+    first = 8 + len(pixels)
+    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, bands, first), (259, 3, 1, 1), (262, 3, 1, photometric)]
+    entries += [(273, 4, 1, 8), (277, 3, 1, bands), (278, 3, 1, 4), (279, 4, 1, len(pixels))]
+    entries += [(338, 3, extra, 0 if extra < 3 else first + 2 * bands)]
+    table = b"".join(b"".join(n.to_bytes(s, "little") for n, s in zip(row, (2, 2, 4, 4), strict=True)) for row in entries)
+    head = b"II*\0" + (first + len(sizes)).to_bytes(4, "little")
+    return head + pixels + sizes + len(entries).to_bytes(2, "little") + table + bytes(4)
+
+
+def test_of_many_bands_the_first_three_are_taken_or_it_is_said_that_they_are_not(tmp_path):
+    (tmp_path / "six.tif").write_bytes(_tiff(6, 2))
+    assert data.decode(tmp_path / "six.tif").unique(dim=2).flatten().tolist() == [*[0] * 4, *[10] * 4, *[20] * 4]
+    (tmp_path / "odd.tif").write_bytes(_tiff(7, 1))
+    with pytest.raises(ValueError, match="cannot decode the image .*odd.tif"):
+        data.decode(tmp_path / "odd.tif")
 
 
 @pytest.mark.filterwarnings("ignore:Image size .* exceeds limit")

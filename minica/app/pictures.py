@@ -190,8 +190,8 @@ def _about_twins(names: list[str], labels: list[str], splits: Mapping[str, np.nd
         if found:
             said = "; ".join(" = ".join(f"{names[i]} ({key[i]})" for i in there) for there in found[:10])
             more = f"; and {len(found) - 10} more" if len(found) > 10 else ""
-            notes.append(f"the same picture {what} ({len(found)} times): {said}{more}. {remedy}")
+            notes.append(f"the same picture {what} ({len(found)}): {said}{more}. {remedy}")
     if twins:
         copies = sum(len(there) - 1 for there in twins)
-        notes.append(f"{copies} pictures are exact copies of others; where splits are drawn, copies stay together.")
+        notes.append(f"exact copies of other pictures: {copies}; where splits are drawn, copies stay together.")
     return notes

@@ -86,13 +86,16 @@ def find_classes(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str
     lost: list[str] = []
     found = {split: _class_files(folder, lost) for split, folder in folders.items()}
     notes = [unread(lost)] if unread(lost) else []
+    if loose := [entry.name for folder in folders.values() for entry in folder.iterdir() if has_image_ending(entry.name)]:
+        notes.append(f"images beside the class folders are not used ({len(loose)}): {', '.join(sorted(loose)[:5])}.")
     if root not in folders.values():
         classes = set().union(*found.values())
-        others = [folder.name for folder in _folders(root) if folder not in folders.values()]
-        for name in others:
-            if classes & {entry.name for entry in _folders(root / name)}:
+        for other in (folder for folder in _folders(root) if folder not in folders.values()):
+            if classes & {entry.name for entry in _folders(other)}:
                 advice = f"is called none of {', '.join(SPLITS)}; rename it if it should be one"
-                notes.append(f"the folder {name!r} has class folders like a split, but {advice}. It is not used.")
+                notes.append(f"the folder {other.name!r} has class folders like a split, but {advice}. It is not used.")
+            elif images := sum(has_image_ending(entry.name) for entry in other.iterdir()):
+                notes.append(f"the folder {other.name!r} is not used: its images ({images}) are in no class folder of a split.")
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
     return found, notes
@@ -101,7 +104,7 @@ def find_classes(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str
 def broken_note(root: Path, broken: Mapping[Path, str]) -> str:
     """What a user should know of images that were left out."""
     names = "; ".join(f"{os.path.relpath(path, root)} ({reason})" for path, reason in broken.items())
-    return f"{len(broken)} images that do not decode are left out: {names}."
+    return f"images that do not decode are left out ({len(broken)}): {names}."
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
