@@ -29,7 +29,7 @@ h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; } h2 { font-s
 td, th { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; } th:first-child { text-align: left; }
 thead th { vertical-align: bottom; } tr.best { font-weight: 600; background: #f2f7f5; }
 .matrix td { min-width: 1.2rem; padding: .25rem .15rem; text-align: center; }
-.matrix thead th + th { writing-mode: vertical-rl; text-align: left; }
+.matrix thead th + th { writing-mode: vertical-rl; text-align: left; padding: .2rem; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; }
 figure { margin: 0; font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; } figure img { width: 100%; display: block; }
 .plots { display: flex; flex-wrap: wrap; gap: .5rem; } .plots img { flex: 1 1 18rem; min-width: 0; max-width: 27rem; }
