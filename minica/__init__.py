@@ -3,13 +3,14 @@
 from . import data
 from .adapter import ConvAdapter
 from .adapter_files import load_adapter, save_adapter
+from .app.prediction import predict
 from .backbones import create_backbone, normalization
 from .fast.folding import fold
 from .fast.lean import lean
 from .profiling import count
 from .recipe import adapters, detach, plain, switch, switched
 from .schemes import SCHEMES, adapt
-from .training import evaluate, fit, predict
+from .training import evaluate, fit
 from .tuning import METHODS, tune
 
 __version__ = "0.1.0"
@@ -34,5 +35,14 @@ __all__ = [
     "save_adapter",
     "switch",
     "switched",
+    "train_folder",
     "tune",
 ]
+
+
+def __getattr__(name: str):
+    if name == "train_folder":  # found when it is asked for: it loads matplotlib, for its report
+        from .app.run import train_folder
+
+        return train_folder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def _course(args: argparse.Namespace) -> int:
@@ -63,6 +65,41 @@ def _collapse(args: argparse.Namespace) -> int:
     return 0
 
 
+def _train(args: argparse.Namespace) -> int:
+    from .app.run import train_folder
+
+    train_folder(args.data, args.out, preset=args.preset, backbone=args.backbone, skip_broken=args.skip_broken)
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from .app.prediction import about, as_csv, load_run, predict
+    from .atomic import write_atomically
+
+    if args.csv and not Path(args.csv).expanduser().parent.is_dir():
+        raise ValueError(f"{args.csv} cannot be written: its folder does not exist.")
+    model = load_run(args.run)
+    records = predict(model, args.images)
+    text = as_csv(records, about(model)["classes"])
+    if args.csv:
+        write_atomically(Path(args.csv).expanduser(), text.encode("utf-8", "backslashreplace"))
+    else:
+        print(text, end="")
+    failed = [record for record in records if record["error"]]
+    for record in failed:
+        print(f"{record['file']}: {record['error']}", file=sys.stderr)
+    print(f"{len(records) - len(failed)} pictures predicted, {len(failed)} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .app.onnx_file import export_run
+
+    described = export_run(args.run, args.file)
+    print(f"{args.file} and {args.file}.json; {described['checked']}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m minica", description="Conv-Adapter: the course and its tools.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -104,9 +141,32 @@ def _parser() -> argparse.ArgumentParser:
     collapse.add_argument("groups", nargs="*", metavar="GROUP", help="only these, such as decisive (default: all)")
     collapse.set_defaults(work=_collapse)
 
+    train = commands.add_parser("train", help="train on your own pictures: class folders, or a CSV path,label[,group,split]")
+    train.add_argument("data", metavar="DATA", help="the folder, split into train, val and test or not; or the CSV")
+    train.add_argument("--out", required=True, metavar="RUN", help="a new folder for adapter, run.json and report.html")
+    train.add_argument("--preset", default="laptop", help="smoke, laptop (default) or gpu")
+    train.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="of timm (default: %(default)s)")
+    train.add_argument("--skip-broken", action="store_true", help="leave out pictures that do not decode")
+    train.set_defaults(work=_train)
+
+    predict = commands.add_parser("predict", help="what a run says of new pictures; exit status 1 if some failed")
+    predict.add_argument("run", metavar="RUN", help="the folder that train filled, or that of an adapter")
+    predict.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or globs")
+    predict.add_argument("--csv", metavar="OUT", help="where the table goes (default: to the screen)")
+    predict.set_defaults(work=_predict)
+
+    export = commands.add_parser("export", help="write a run as ONNX, with what must happen to its pictures")
+    export.add_argument("run", metavar="RUN", help="the folder that train filled, or that of an adapter")
+    export.add_argument("file", metavar="FILE", help="such as model.onnx")
+    export.set_defaults(work=_export)
+
     for command in (course, lab):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")
     return parser
+
+
+def _warning(message: Warning | str, *where) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,9 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.arguments and args.work is not _lab:
         parser.error(f"unrecognized arguments: {' '.join(args.arguments)}")
     try:
-        return args.work(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warning
+            return args.work(args)
     except ModuleNotFoundError as error:
-        extra = {"ray": "sweep", "papermill": "course", "jupyterlab": "course"}.get(error.name)
+        extra = {"ray": "sweep", "papermill": "course", "jupyterlab": "course", "matplotlib": "app"}.get(error.name)
         problem = f"{error.name} is not installed; install the extra it is in: pip install 'minica[{extra}]'"
         if extra is None:  # what raised it says more than its name does, such as who needs it and what to install
             problem = str(error)

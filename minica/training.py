@@ -28,7 +28,7 @@ from tqdm import tqdm  # tqdm.auto draws widgets in a notebook, and saved widget
 
 from .fast.caching import cache_prefix
 from .fast.devices import accelerator_on, randomness_kept, usable_device
-from .fast.layout import channels_last, in_channels_last
+from .fast.layout import as_weights, in_channels_last
 from .fast.lean import lean as lean_form
 from .profiling import modes_kept
 from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_stats, plain, trained_state, unwrap
@@ -344,7 +344,7 @@ def _collect(model: nn.Module, loader: DataLoader, accelerator: Any = ALONE) -> 
     for batch in loader:
         images, labels = send_to_device(labelled(batch, loader.dataset), device)
         with accelerator.autocast():
-            logits = model(channels_last(images))
+            logits = model(as_weights(model, images))
         classes = count_classes(model, logits)
         rows.append([gathered.cpu() for gathered in accelerator.gather_for_metrics((logits.float(), labels))])
         check_labels(rows[-1][1], classes)

@@ -403,6 +403,31 @@ def test_damaged_json_and_mat_files_are_named(tmp_path):
         data.load("fgvc/cars", size=8, root=tmp_path)
 
 
+def test_two_spellings_are_one_picture(tmp_path):
+    task = make_vtab(tmp_path)
+    lists = {split: (task / f"{split}.txt").read_text() for split in ("train800", "test")}
+    (task / "test.txt").write_text(lists["test"] + "./" + lists["train800"].replace("images/", "images//", 1).splitlines()[0])
+    with pytest.raises(ValueError, match="images/train800/000000.jpg is in train and in test"):
+        data.load("vtab/cifar100", size=8, root=tmp_path)
+    (task / "test.txt").write_text("".join(f"./{line}\n" for line in lists["test"].splitlines()))
+    assert pairs(data.load("vtab/cifar100", size=8, root=tmp_path).test)[0] == ("images/test/000000.jpg", 93)
+
+
+def test_lists_that_no_parser_likes_are_one_clear_error(tmp_path):
+    path = make_coop(tmp_path / "flowers102", "jpg", 102, 1)
+    for text, problem in (("[" * 100_000, "nested too deep"), (f'{{"train": {"9" * 5000}}}', "no JSON")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"{path.name}: .*{problem}.*get the file again"):
+            data.load("few-shot/flowers102", size=8, root=tmp_path, shots=1)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="no regular file"):
+        data.load("few-shot/flowers102", size=8, root=tmp_path, shots=1)
+    make_mat(tmp_path / "dogs" / "train_list.mat", annotation_list=cells(["n0/0", "n1/1"]), labels=np.ones((3, 4)))
+    with pytest.raises(ValueError, match="train_list.mat .*labels has more than one dimension"):
+        data.load("fgvc/dogs", size=8, root=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("labels", "problem"),
     [

@@ -78,6 +78,18 @@ def _alpha(mode, array):
     return image
 
 
+def _on_white(array, alpha):
+    """By hand, what shows of pixels that cover ``alpha`` / 255 of white paper."""
+    share = np.asarray(alpha)[..., None] if np.ndim(alpha) else alpha
+    return np.round(255 + (np.asarray(array, float) - 255) * share / 255)
+
+
+def _indexed(alphas):
+    image = _palette()
+    shown = np.array([*alphas, *[255] * (256 - len(alphas))])[np.asarray(image)]
+    return _on_white(np.asarray(image.convert("RGB")), shown)
+
+
 def _palette(transparency=None):
     image = Image.fromarray(RGB).quantize(64, dither=Image.Dither.NONE)
     if transparency is not None:
@@ -89,17 +101,17 @@ def _palette(transparency=None):
 EXACT = {".jpg": {"quality": 100, "subsampling": 0}, ".webp": {"lossless": True}}
 KINDS = {
     "grey.png": (Image.fromarray(GREY), GREY, 0),
-    "grey with alpha.png": (_alpha("LA", GREY), GREY, 0),
+    "grey with alpha.png": (_alpha("LA", GREY), _on_white(GREY, 7), 1),
     "one bit.png": (Image.fromarray(GREY > 99), 255 * (GREY > 99), 0),
     "16 bit.png": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY, 0),
     "16 bit.tiff": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY, 0),
     "16 bit, big-endian.tif": (Image.fromarray(GREY.astype(">u2") * np.array(257, ">u2")), GREY, 0),
     "16 bit in 32.tif": (Image.fromarray(GREY.astype(np.int32) * 257), GREY, 0),
     "rgb.png": (Image.fromarray(RGB), RGB, 0),
-    "rgba.png": (_alpha("RGBA", RGB), RGB, 0),
+    "rgba.png": (_alpha("RGBA", RGB), _on_white(RGB, 7), 1),
     "palette.png": (_palette(), _palette().convert("RGB"), 0),
-    "palette, one colour clear.png": (_palette(3), _palette().convert("RGB"), 0),
-    "palette, many clear.png": (_palette(bytes(range(64))), _palette().convert("RGB"), 0),
+    "palette, one colour clear.png": (_palette(3), _indexed([255] * 3 + [0]), 0),
+    "palette, many clear.png": (_palette(bytes(range(64))), _indexed(range(64)), 1),
     "cmyk.tif": (Image.fromarray(RGB).convert("CMYK"), RGB, 1),
     "cmyk.jpg": (Image.fromarray(RGB).convert("CMYK"), RGB, 4),
     "rgb.webp": (Image.fromarray(RGB), RGB, 0),
@@ -188,6 +200,121 @@ def test_a_broken_image_in_a_folder_stops_the_load_and_is_named(tmp_path, fresh_
     (root / "dogs" / "half.jpg").unlink()
     (root / "dogs" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(ValueError, match="gone.jpg"):
+        data.load(root, size=8)
+
+
+def test_all_broken_images_are_named_at_once_and_can_be_left_out(tmp_path, fresh_home, monkeypatch):
+    root = make_folder(tmp_path / "pets", cats=5, dogs=5)
+    for name in ("cats/half.jpg", "dogs/text.jpg", "dogs/empty.png"):
+        _broken(root / name)
+    (root / "dogs" / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    with pytest.raises(ValueError, match="(?s)cannot decode 4 images.*skip_broken=True") as caught:
+        data.load(root, size=8)
+    for said in (
+        "half.jpg: ",
+        "text.jpg: it is no JPEG",
+        "empty.png: it is empty",
+        "phone.jpg: HEIC photographs need pillow-heif",
+    ):
+        assert said in str(caught.value)
+    with pytest.warns(UserWarning, match=r"images that do not decode are left out \(4\): .*half.jpg") as warned:
+        task = data.load(root, size=8, skip_broken=True)
+    assert len(warned) == 1 and sum(map(len, _sets(task))) == 10
+    monkeypatch.setattr("minica.data.images.decode", None)  # whatever decodes now fails
+    with pytest.warns(UserWarning, match="images that do not decode"):
+        assert same(task, data.load(root, size=8, skip_broken=True))
+    for name in ("shapes", "vtab/dtd"):
+        with pytest.raises(ValueError, match="skip_broken= is for folders"):
+            data.load(name, size=8, skip_broken=True)
+
+
+def test_a_class_that_is_left_with_too_few_images_is_named(tmp_path, fresh_home):
+    root = make_folder(tmp_path / "pets", cats=5, dogs=2, newts=1)
+    with pytest.raises(ValueError, match="'dogs' .* has 2 training images, class 'newts' .* has 1 training images, but 3"):
+        data.load(root, size=8)
+    root = make_folder(tmp_path / "birds", owls=5, kites=2)
+    _broken(root / "kites" / "half.jpg")
+    with pytest.raises(ValueError, match="'kites' .* has 2 training images, but 3"):
+        data.load(root, size=8, skip_broken=True)
+
+
+def test_endings_that_are_read_and_those_that_are_counted(tmp_path):
+    root = make_folder(tmp_path / "pets", cats=4, dogs=4)
+    for i, (ending, kind) in enumerate({"jfif": "JPEG", "jpe": "JPEG", "gif": "GIF", "JPG": "JPEG"}.items()):
+        picture(i).save(root / "cats" / f"more.{ending}", kind)
+    for name in ("a.heic", "b.HEIC", "notes.txt", "raw", "Thumbs.db", ".hidden.txt"):
+        (root / "dogs" / name).write_text("not an image")
+    with pytest.warns(UserWarning) as warned:
+        task = data.load(root, size=8)
+    (said,) = [str(warning.message) for warning in warned]
+    assert "4 files are not read because of the ending (2 .heic, 1 .txt, 1 without an ending)" in said
+    assert "a.heic, b.HEIC, notes.txt, raw" in said and "pip install pillow-heif" in said and "export them as JPEG" in said
+    assert sum(map(len, _sets(task))) == 12
+
+
+def test_a_split_folder_of_another_name_is_named(tmp_path):
+    for split in ("train", "val", "eval"):
+        make_folder(tmp_path / "pets" / split, cats=4, dogs=4)
+    with pytest.warns(UserWarning, match="'eval' has class folders like a split, but .*train, val, .*rename it"):
+        assert [len(d) for d in _sets(data.load(tmp_path / "pets", size=8))][2] == 8
+    make_folder(tmp_path / "pets", more=3)
+    picture().save(tmp_path / "pets" / "train" / "overview.png")
+    with pytest.warns(UserWarning) as warned:
+        data.load(tmp_path / "pets", size=8)
+    said = " ".join(str(warning.message) for warning in warned)
+    assert "'more' is not used: its images (3)" in said and "images beside the class folders are not used (1): over" in said
+    make_folder(tmp_path / "pets" / "valid", cats=4, dogs=4)
+    with pytest.raises(ValueError, match="two folders for one split, among train, val, valid"):
+        data.load(tmp_path / "pets", size=8)
+
+
+def test_a_program_called_photo_is_not_run(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\necho started >> '{tmp_path}/log'\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "photo.jpg").write_text(program)
+    with pytest.raises(ValueError, match="photo.jpg: it is no JPEG, PNG"):
+        data.decode(tmp_path / "photo.jpg", 16)
+    assert not (tmp_path / "log").exists()
+
+
+def _tiff(bands: int, photometric: int) -> bytes:
+    """An uncompressed TIFF of 4 x 4 pixels whose band k is 10 k everywhere, with further bands of no stated meaning."""
+    pixels, extra = bytes(10 * k for k in range(bands)) * 16, bands - (3 if photometric == 2 else 1)
+    sizes = b"".join(number.to_bytes(2, "little") for number in [8] * bands + [0] * extra)
+    first = 8 + len(pixels)
+    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, bands, first), (259, 3, 1, 1), (262, 3, 1, photometric)]
+    entries += [(273, 4, 1, 8), (277, 3, 1, bands), (278, 3, 1, 4), (279, 4, 1, len(pixels))]
+    entries += [(338, 3, extra, 0 if extra < 3 else first + 2 * bands)]
+    table = b"".join(b"".join(n.to_bytes(s, "little") for n, s in zip(row, (2, 2, 4, 4), strict=True)) for row in entries)
+    head = b"II*\0" + (first + len(sizes)).to_bytes(4, "little")
+    return head + pixels + sizes + len(entries).to_bytes(2, "little") + table + bytes(4)
+
+
+def test_of_many_bands_the_first_three_are_taken_or_it_is_said_that_they_are_not(tmp_path):
+    (tmp_path / "six.tif").write_bytes(_tiff(6, 2))
+    assert data.decode(tmp_path / "six.tif").unique(dim=2).flatten().tolist() == [*[0] * 4, *[10] * 4, *[20] * 4]
+    (tmp_path / "odd.tif").write_bytes(_tiff(7, 1))
+    with pytest.raises(ValueError, match="cannot decode the image .*odd.tif"):
+        data.decode(tmp_path / "odd.tif")
+
+
+@pytest.mark.filterwarnings("ignore:Image size .* exceeds limit")
+def test_a_picture_too_large_for_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    header = b"IHDR" + (12_500).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big"))
+    with pytest.raises(ValueError, match="bomb.png: it has 12,500 x 12,500 pixels, of which 150,000,000 are read"):
+        data.decode(tmp_path / "bomb.png", 16)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_picture_and_no_list(tmp_path):
+    root = make_folder(tmp_path / "pets", cats=4, dogs=4)
+    os.mkfifo(root / "cats" / "pipe.jpg")
+    with pytest.raises(ValueError, match="pipe.jpg: it is no regular file"):
         data.load(root, size=8)
 
 
@@ -741,6 +868,12 @@ def test_an_epoch_follows_torchs_seed_and_the_data_set_pickles(augment):
         ({"size": 22.5}, "size.*22.5"),
         ({"mean": (0.5, 0.5)}, r"mean.*one for each.*\(0.5, 0.5\)"),
         ({"std": (0.2, 0, 0.2)}, "std must be above 0"),
+        ({"mean": None}, "mean must be one finite number.*got None"),
+        ({"mean": "grey"}, "mean must be one finite number.*got 'grey'"),
+        ({"std": (0.5, math.nan, 0.5)}, "std must be one finite number.*nan"),
+        ({"std": math.inf}, "std must be one finite number.*inf"),
+        ({"name": "shapes", "seed": None}, "seed must be a whole number, at least 0, got None"),
+        ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
         ({"shots": 0}, "shots must be from 1 to 493, all training images of 'defective'; got 0"),
         ({"shots": 494}, "1 to 493.*got 494"),
         ({"shots": 2.0}, "got 2.0"),

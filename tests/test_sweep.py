@@ -207,6 +207,58 @@ def test_a_failed_trial_stops_nothing_and_is_listed(tmp_path, capsys):
     }
 
 
+DYING = """
+import os, signal, sys
+from minica.experiments import sweeps
+
+def run(config, progress):
+    if config["lr"] == 1e37:
+        os.kill(os.getpid(), signal.SIGKILL)
+    scores = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "auroc"), 0.5)
+    return {"trainable": 1, "val": scores}
+
+sweeps.run = run
+for _ in range(3):  # processes, of which each begins where the one before was killed
+    if (child := os.fork()) == 0:
+        complete = sweeps.sweep(sys.argv[1], sys.argv[2], cpus=1)
+        sys.stdout.flush()
+        os._exit(1 - complete)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_trial_that_kills_its_process_twice_is_noted_and_skipped(tmp_path):
+    (tmp_path / "two.toml").write_text(TWO_TASKS.replace("[32, 5000]", "32").replace("[1e-2, 1e37]", "[1e37, 1e-2]"))
+    arguments = [sys.executable, "-c", DYING, str(tmp_path / "two.toml"), str(tmp_path / "records")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    codes = [int(line) for line in done.stdout.splitlines() if re.fullmatch(r"-?\d+", line)]
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 1], done.stderr
+    (error,) = failures(tmp_path / "records")
+    assert "process died 2 times" in error and "--retry tries again" in error
+    assert len(experiments.read_records(tmp_path / "records")) == 2  # the other rate went on
+    assert "tf_efficientnet_lite0 linear() lr=1e+37" in done.stdout
+    assert not [path for path in tmp_path.glob(".*") if path.suffix != ".lock"]
+
+
+def test_an_interrupt_is_not_the_trials_fault(tmp_path, monkeypatch):
+    (tmp_path / "two.toml").write_text(TWO_TASKS.replace("[32, 5000]", "32").replace(", 1e37", ""))
+
+    def interrupted(config, progress):
+        raise KeyboardInterrupt
+
+    def refused(config, progress):
+        raise ValueError("it was run")
+
+    monkeypatch.setattr("minica.experiments.sweeps.run", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            sweep(tmp_path / "two.toml", tmp_path / "records")
+    monkeypatch.setattr("minica.experiments.sweeps.run", refused)
+    assert not sweep(tmp_path / "two.toml", tmp_path / "records")
+    assert failures(tmp_path / "records") == ["ValueError: it was run"]
+
+
 def test_the_command_says_that_something_is_missing(tmp_path):
     (tmp_path / "two.toml").write_text(TWO_TASKS.replace("[32, 5000]", "5000"))
     done = subprocess.run(command(tmp_path / "two.toml", tmp_path / "records"), capture_output=True, text=True)
@@ -217,6 +269,10 @@ def test_two_sweeps_on_the_same_records(tmp_path):
     (tmp_path / "two.toml").write_text(TWO_TASKS)
     with FileLock(tmp_path / ".records.lock"), pytest.raises(ValueError, match="another sweep is writing to .*records"):
         sweep(tmp_path / "two.toml", tmp_path / "records")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(tmp_path / "records")
+    with FileLock(tmp_path / ".records.lock"), pytest.raises(ValueError, match="another sweep is writing to .*records"):
+        sweep(tmp_path / "two.toml", tmp_path / "elsewhere" / "link")
     with pytest.raises(ValueError, match=r"through Ray's client \(ray://head:10001\) records do not come back"):
         sweep(tmp_path / "two.toml", tmp_path / "records", ray="ray://head:10001")
 
@@ -414,6 +470,32 @@ def test_the_published_normalization(tmp_path):
     _, published = experiments.prepare(config | {"normalization": "imagenet"})
     assert (task.mean, task.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (published.mean, published.std) == (data.IMAGENET["mean"], data.IMAGENET["std"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"val": None}, "has no scores 'val'"),
+        ({"val": {"accuracy": 1e9}}, "has val accuracy 1000000000.0, which must be a number from 0 to 1"),
+        ({"val": {"accuracy": "0.5"}}, "has val accuracy '0.5'"),
+        ({"val": {"accuracy": float("nan")}}, "has val accuracy nan"),
+        ({"config": {"phase": "last"}}, "has the phase 'last'"),
+    ],
+)
+@pytest.mark.parametrize("place", ["records", "records.json"])
+def test_a_record_with_impossible_scores_is_named(change, said, place, tmp_path):
+    scores = dict(accuracy=0.5, balanced_accuracy=0.5, macro_f1=0.5, auroc=float("nan"))
+    good = {"config": {"lr": 0.1, "phase": "tune"}, "trainable": 1, "val": scores}
+    experiments.add_record(tmp_path / place, good)
+    assert len(experiments.read_records(tmp_path / place)) == 1
+    bad = {key: {**good[key], **value} if value else value for key, value in change.items()}
+    experiments.add_record(tmp_path / place, good | bad | {"config": good["config"] | bad.get("config", {}) | {"lr": 0.2}})
+    (tmp_path / "two.toml").write_text(TWO_TASKS)
+    for read in (experiments.read_records, lambda place: sweep(tmp_path / "two.toml", place)):
+        with pytest.raises(ValueError, match=rf'records.*\.json: the record \w+ of .*"lr": 0.2.* {re.escape(said)}.*remove it'):
+            read(tmp_path / place)
+    experiments.add_record(tmp_path / "failed", {"config": {"phase": "tune"}, "error": "it failed"})
+    assert experiments.read_records(tmp_path / "failed")
 
 
 def test_no_config_and_a_strange_record(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..counting import check_whole
 from . import packaged
 from .catalogue import CATALOGUE
 from .dense import BOX_PRESETS, MASK_PRESETS, BoxDataset, DenseTask, MaskDataset, load_boxes, load_masks
@@ -131,6 +132,7 @@ def load(
     shots: int | None = None,
     seed: int = 0,
     root: str | os.PathLike | None = None,
+    skip_broken: bool = False,
 ) -> Task:
     """Load a data set: small ones decoded once and cached under ``$MINICA_HOME`` (``~/.cache/minica``), benchmarks from disk.
 
@@ -156,6 +158,7 @@ def load(
         seed: draws the shapes and the shots, splits a folder that is not split, and takes the subset.  The splits of
             solar cells, VTAB-1k and FGVC are fixed.
         root: the folder of all benchmarks, else ``$MINICA_DATA``.  Only read.
+        skip_broken: leave out images of a folder that do not decode, with a warning that names them.
 
     Raises:
         ValueError: for a data set, task, rule or augmentation that is not known, a number out of range, or whatever is
@@ -163,7 +166,8 @@ def load(
         ModuleNotFoundError: for solar cells without the package that holds them; for MATLAB lists without scipy.
 
     Warns:
-        UserWarning: if a copy of a benchmark does not have the published numbers of images and classes.
+        UserWarning: if a copy of a benchmark does not have the published numbers of images and classes; for what is passed
+            over in a folder.
     """
     if resize is not None:
         check_choice("resize rule", resize, RESIZE_RULES)
@@ -171,21 +175,28 @@ def load(
         check_choice("augmentation", augment, CATALOGUE_AUGMENTATIONS if name in CATALOGUE else AUGMENTATIONS)
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}.")
+    seed = check_whole(seed, "seed", 0)
     mean, std = by_channel("mean", mean), by_channel("std", std)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, since pixels are divided by it, got {std}.")
 
     if name in CATALOGUE:
+        if skip_broken:
+            raise ValueError(
+                f"skip_broken= is for folders of images, not for {name!r}, whose images are counted; leave it out."
+            )
         data = _from_catalogue(str(name), task, train_size, shots, seed, root)
     elif name in PACKAGED or Path(name).expanduser().exists():
         if root is not None:
             raise ValueError(f"root= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
+        if skip_broken and name in PACKAGED:
+            raise ValueError(f"skip_broken= is for folders of images, not for {name!r}; leave it out.")
         if name in PACKAGED:
             data = PACKAGED[name](task, size, resize or "squash", seed)
         elif task is not None:
             raise ValueError(f"a folder of class folders has only one task, got task={task!r}; leave it out.")
         else:
-            data = image_folder(Path(name).expanduser(), size, resize or "squash", seed)
+            data = image_folder(Path(name).expanduser(), size, resize or "squash", seed, skip_broken)
         if shots is not None:
             _keep_shots(data, shots, train_size, seed)
     else:

@@ -99,9 +99,11 @@ def find_folder(root: Path, family: str, folders: Sequence[str], name: str) -> P
 
 def read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")  # to open a named pipe would be to wait for ever
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path} ({error}); it should be a text file. Get it again.") from error
+        raise ValueError(f"cannot read {path} ({error}); it should be a text file in UTF-8. Get it again.") from error
 
 
 def read_list(path: Path) -> list[Entry]:
@@ -125,6 +127,10 @@ def read_json(path: Path) -> object:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: no JSON ({error.msg}); get the file again.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: JSON nested too deep to be a list of images; get the file again.") from error
+    except ValueError as error:  # read_text's own, or a number of thousands of digits
+        raise error if str(path) in str(error) else ValueError(f"{path}: no JSON ({error}); get the file again.") from error
 
 
 def read_mat(path: Path, *variables: str) -> list[np.ndarray]:
@@ -134,9 +140,14 @@ def read_mat(path: Path, *variables: str) -> list[np.ndarray]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path.name} is a MATLAB file; to read it: pip install scipy", name="scipy") from error
     try:
+        if not path.is_file():
+            raise OSError("it is no regular file")
         found = scipy.io.loadmat(path, squeeze_me=True)
-        return [np.atleast_1d(found[name]) for name in variables]
-    except Exception as error:  # a damaged file makes it raise anything from OSError to struct.error and zlib.error
+        columns = [np.atleast_1d(found[name]) for name in variables]
+        if wrong := [name for name, column in zip(variables, columns, strict=True) if column.ndim != 1]:
+            raise ValueError(f"{wrong[0]} has more than one dimension")
+        return columns
+    except (Exception, RecursionError, MemoryError) as error:  # a damaged file makes it raise anything, such as zlib.error
         raise ValueError(f"cannot read {', '.join(variables)} from {path} ({error!r}); get the file again.") from error
 
 
@@ -149,6 +160,11 @@ def whole(text: str, origin: str) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
+
+
+def spelled(name: str) -> str:
+    """The one spelling of a path below a folder: ``./images//0.jpg`` is ``images/0.jpg``."""
+    return str(PurePosixPath(name))
 
 
 def leaves(name: str) -> bool:
@@ -195,6 +211,7 @@ def listed(
                 )
             if leaves(entry.image):
                 raise ValueError(f"{entry.origin}: {entry.image} leaves the folder of images {root}; correct the list.")
+            entry = entry._replace(image=spelled(entry.image))
             if entry.image not in position:
                 path = PurePosixPath(entry.image)
                 folder = root / path.parent

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,34 +28,108 @@ from tqdm import tqdm
 from ..atomic import write_atomically
 
 RESIZE_RULES = ("squash", "crop", "centre")
-_FORMAT = 1  # of the cached pictures: count up whenever decoding or drawing changes what they look like
+_FORMAT = 2  # of the cached pictures: count up whenever decoding or drawing changes what they look like
+# What is opened, whatever a file is called: Pillow would run a PostScript program that is called photo.jpg.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "HEIF")
+HEIC_REMEDY = "HEIC photographs need pillow-heif (pip install pillow-heif), or export them as JPEG"
+LARGEST = 150_000_000  # pixels of one picture, checked before it is decoded
+BACKGROUND = "white"  # what shows through where a picture is transparent
+
+
+class BrokenImages(ValueError):
+    """Images that do not decode; ``found`` has the reason of each by its path."""
+
+    def __init__(self, found: Mapping[Path, str], skippable: bool = False) -> None:
+        self.found = dict(found)
+        lines = [f"{os.fspath(path)}: {reason}" for path, reason in found.items()]
+        it, intact, out = "it", "an intact image", "; skip_broken=True (--skip-broken) leaves such files out" * skippable
+        said = f"cannot decode the image {lines[0]}. "
+        if len(lines) > 1:
+            it, intact = "them", "intact images"
+            said = "\n  ".join([f"cannot decode {len(lines)} images:", *lines]) + "\n"
+        super().__init__(f"{said}Replace {it} with {intact} of 8 or 16 bits, or remove {it}{out}.")
+
+
+@cache
+def endings() -> dict[str, str]:
+    """The endings of image files that are read, such as ``".jpg"``, and their formats; AVIF and HEIC where Pillow has them."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return {ending: kind for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+
+
+def formats() -> list[str]:
+    """Those of :data:`FORMATS` that can be read here."""
+    return [kind for kind in FORMATS if kind in endings().values()]
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file is read as an image, by its name; hidden files are not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in endings()
+
+
+def unread(names: Sequence[str]) -> str:
+    """A sentence that counts, by ending, the files that are passed over; none for those that are hidden or the system's."""
+    names = [name for name in names if not has_image_ending(name) and not name.startswith(".")]
+    names = sorted(name for name in names if name.lower() not in ("thumbs.db", "desktop.ini"))
+    if not names:
+        return ""
+    kinds = [os.path.splitext(name)[1].lower() or "without an ending" for name in names]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    more = ", ..." if len(names) > 5 else ""
+    files = "1 file is" if len(names) == 1 else f"{len(names)} files are"
+    said = f"{files} not read because of the ending ({counts}): {', '.join(names[:5])}{more}."
+    return said + (f" {HEIC_REMEDY}." if {".heic", ".heif"} & set(kinds) else "")
 
 
 def decode(path: str | os.PathLike, size: int | None = None, resize: str = "squash") -> Tensor:
     """One image file as a uint8 tensor: (1, H, W) if it is grey, (3, H, W) RGB if it is not.
 
     A rotation noted in EXIF is carried out.  16-bit grey is scaled to 8 bits by its full range (65535 becomes 255);
-    palettes and CMYK become RGB; transparency is dropped.  Of a file with several pages the first is taken.
+    palettes and CMYK become RGB; what is transparent is laid onto white (:data:`BACKGROUND`); of more bands than three the
+    first three are taken, and of a file with several pages or frames the first.
 
     Args:
-        path: any file that Pillow reads.
+        path: a regular file in one of :data:`FORMATS`, whatever its ending.
         size: side S of the square result in pixels; None keeps the picture as it is.
         resize: ``"squash"`` to S x S whatever the aspect ratio; ``"crop"``: the short side to S, then the centre; or
             ``"centre"``, the published evaluation: squash to 8/7 S (256 for 224), then the centre.  All bicubic and
             antialiased.
 
     Raises:
-        ValueError: if the file is missing, not an image, truncated, or has 32-bit pixels, whose range nobody knows.
+        BrokenImages: if the file is missing, not an image, truncated, has more than :data:`LARGEST` pixels, or 32-bit ones,
+            whose range nobody knows.
     """
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             picture = eight_bits(ImageOps.exif_transpose(file))
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ValueError(
-            f"cannot decode the image {os.fspath(path)}: {str(error) or type(error).__name__}. "
-            "Replace it with an intact image of 8 or 16 bits, or remove it."
-        ) from error
+        raise BrokenImages({Path(path): why(path, error)}) from error
     return to_tensor(picture if size is None else resized(picture, size, resize))
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """A regular file in one of :data:`FORMATS`, of at most :data:`LARGEST` pixels; what is wrong with another is raised."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")  # to open a named pipe would be to wait for ever
+    with Image.open(path, formats=formats()) as file:
+        if file.width * file.height > LARGEST:
+            raise ValueError(f"it has {file.width:,} x {file.height:,} pixels, of which {LARGEST:,} are read at most")
+        yield file
+
+
+def why(path: str | os.PathLike, error: Exception) -> str:
+    """Why a file does not decode, in a few words."""
+    if not isinstance(error, PIL.UnidentifiedImageError):
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    with open(path, "rb") as file:
+        begins = file.read(12)
+    if begins[4:8] == b"ftyp" and begins[8:] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return HEIC_REMEDY
+    return f"it is no {', '.join(formats())}" if begins else "it is empty"
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -62,9 +138,11 @@ def eight_bits(picture: Image.Image) -> Image.Image:
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError(f"its pixels are 32-bit numbers (mode {picture.mode})")
         return Image.fromarray(np.round(values / 257).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Pillow's own advice; straight to RGB it warns
-    return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
+    grey = picture.mode in ("1", "L", "LA")
+    if picture.has_transparency_data:
+        below = Image.new("RGBA", picture.size, BACKGROUND)
+        picture = Image.alpha_composite(below, picture.convert("RGBA"))
+    return picture.convert("L" if grey else "RGB")
 
 
 def resized(picture: Image.Image, size: int, resize: str = "squash") -> Image.Image:
@@ -86,25 +164,46 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
-def decode_all(name: str, root: Path, paths: Sequence[Path], size: int, resize: str) -> Tensor:
+def decode_all(
+    name: str, root: Path, paths: Sequence[Path], size: int, resize: str, skip_broken: bool = False
+) -> tuple[Tensor, dict[Path, str]]:
     """All ``paths`` (below ``root``) as uint8 (N, 1 | 3, size, size), from the cache if nothing has changed since.
 
     The result has one channel only if every picture is grey.
 
+    Returns:
+        The pictures, in the order of ``paths``, and the reason by path of those that are left out because they do not decode;
+        without ``skip_broken`` there are none.
+
     Raises:
-        ValueError: naming the first file that does not decode.
+        BrokenImages: naming every file that does not decode, unless ``skip_broken``; and if none does.
     """
 
-    def decode_files() -> Tensor:
+    def attempt(path: Path) -> Tensor | str:
+        try:
+            return decode(path, size, resize)
+        except BrokenImages as error:
+            return error.found[path]
+
+    def decode_files() -> dict[str, Tensor]:
         with ThreadPoolExecutor() as pool:  # threads do: Pillow decodes and resizes outside the interpreter's lock
-            work = pool.map(partial(decode, size=size, resize=resize), paths)
-            pictures = list(tqdm(work, "decoding images", len(paths), leave=False, delay=10))
+            found = list(tqdm(pool.map(attempt, paths), "decoding images", len(paths), leave=False, delay=10))
+        broken = {path: reason for path, reason in zip(paths, found, strict=True) if isinstance(reason, str)}
+        if broken and (not skip_broken or len(broken) == len(paths)):
+            raise BrokenImages(broken, skippable=not skip_broken)
+        pictures = [picture for picture in found if isinstance(picture, Tensor)]
         channels = max(len(picture) for picture in pictures)
-        return torch.stack([picture.expand(channels, -1, -1) for picture in pictures])
+        images = torch.stack([picture.expand(channels, -1, -1) for picture in pictures])
+        text = json.dumps([[i, broken[path]] for i, path in enumerate(paths) if path in broken])
+        return {"images": images} | (
+            {"broken": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)} if broken else {}
+        )
 
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    stamps = [(os.fspath(path.relative_to(root)), *_stamp(path)) for path in paths]
-    return cached(f"{name[:40]}-{place}-{size}-{resize}", stamps, decode_files)
+    stamps = [(os.path.relpath(path, root), *_stamp(path)) for path in paths]
+    found = cached(f"{name[:40]}-{place}-{size}-{resize}", [stamps, skip_broken] if skip_broken else stamps, decode_files)
+    text = found["broken"].numpy().tobytes() if "broken" in found else "[]"
+    return found["images"], {paths[i]: reason for i, reason in json.loads(text)}
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -121,7 +220,7 @@ def home() -> Path:
     return Path(os.environ.get("MINICA_HOME") or "~/.cache/minica").expanduser()
 
 
-def cached(name: str, content: object, make: Callable[[], Tensor]) -> Tensor:
+def cached(name: str, content: object, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """``make()``, or what it gave last time for the same ``name`` and ``content`` (anything that JSON can hold).
 
     One safetensors file a name below :func:`home`.  It is written beside and moved into place, so that no reader ever
@@ -130,25 +229,25 @@ def cached(name: str, content: object, make: Callable[[], Tensor]) -> Tensor:
     """
     path = home() / "images" / f"{name}.safetensors"
     fingerprint = hashlib.sha256(json.dumps([_FORMAT, PIL.__version__, content]).encode()).hexdigest()
-    images = _read(path, fingerprint)
-    if images is None:
-        images = make()
-        _write(path, images, fingerprint)
-    return images
+    found = _read(path, fingerprint)
+    if found is None:
+        found = make()
+        _write(path, found, fingerprint)
+    return found
 
 
-def _read(path: Path, fingerprint: str) -> Tensor | None:
+def _read(path: Path, fingerprint: str) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
-            images = file.get_tensor("images")
-            return images if file.metadata() == {"seal": _seal(images, fingerprint)} else None
+            found = {key: file.get_tensor(key) for key in file.keys()}
+            return found if file.metadata() == {"seal": _seal(found, fingerprint)} else None
     except (OSError, SafetensorError):
         return None
 
 
-def _write(path: Path, images: Tensor, fingerprint: str) -> None:
+def _write(path: Path, found: dict[str, Tensor], fingerprint: str) -> None:
     def payload(file: BinaryIO) -> None:
-        file.write(save({"images": images}, {"seal": _seal(images, fingerprint)}))
+        file.write(save(found, {"seal": _seal(found, fingerprint)}))
         Path(file.name).chmod(path.parent.stat().st_mode & 0o666)  # for whom the folder is, not only for its writer
 
     try:
@@ -162,9 +261,12 @@ def _write(path: Path, images: Tensor, fingerprint: str) -> None:
         )
 
 
-def _seal(images: Tensor, fingerprint: str) -> str:
+def _seal(found: dict[str, Tensor], fingerprint: str) -> str:
     # safetensors notices a truncated file but not a changed one, hence the checksum.
-    return f"{fingerprint} {zlib.crc32(images.numpy()):08x}"
+    checksum = 0
+    for key in sorted(found):
+        checksum = zlib.crc32(found[key].numpy(), checksum)
+    return f"{fingerprint} {checksum:08x}"
 
 
 @dataclass

@@ -58,7 +58,7 @@ def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Collecti
     return Collection(
         name=f"solar-cells/{task}",
         classes=SOLAR_CELL_TASKS[task],
-        images=decode_all("solar-cells", root, [root / file for file in files], size, resize),
+        images=decode_all("solar-cells", root, [root / file for file in files], size, resize)[0],
         labels=labels[task].astype(np.int64),
         splits=splits,
         strata=strata,
@@ -113,15 +113,15 @@ def shapes(task: str | None, size: int, resize: str, seed: int, images: tuple[in
         angle, zoom = turn % 39 * 2 * np.pi / 39, np.linspace(0.5, 1, 6)[scale]
         scenes = ([shape] for shape in zip(kind, zoom, angle, x + 16.5, y + 16.5, strict=True))
 
-    def draw() -> Tensor:
-        return torch.stack([to_tensor(resized(_draw(scene), size)) for scene in scenes])
+    def draw() -> dict[str, Tensor]:
+        return {"images": torch.stack([to_tensor(resized(_draw(scene), size)) for scene in scenes])}
 
     pictures = "many" if task == "count" else "one"
     train, val, test = np.split(np.arange(total), np.cumsum(images)[:2])
     return Collection(
         name=f"shapes/{task}",
         classes=SHAPE_TASKS[task],
-        images=cached(f"shapes-{pictures}-{seed}-{total}-{size}", [], draw),
+        images=cached(f"shapes-{pictures}-{seed}-{total}-{size}", [], draw)["images"],
         labels=labels.astype(np.int64),
         splits={"train": train, "val": val, "test": test},
         strata=labels,

@@ -15,12 +15,10 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from .images import eight_bits, stratified_split
+from .images import eight_bits, has_image_ending, opened, stratified_split, why
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # what Pillow calls the kinds of IMG_EXTENSIONS; it tries no other
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
 }  # fmt: skip
@@ -83,8 +81,8 @@ def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -
         size: width and height that its annotation states; None: whatever it has.
 
     Raises:
-        ValueError: naming the file: it is missing, truncated, of no known kind, larger than Pillow's limit against
-            decompression bombs (179 million pixels), or of another size than stated.
+        ValueError: naming the file: it is missing, truncated, of no known kind, larger than
+            :data:`~minica.data.images.LARGEST` pixels, or of another size than stated.
     """
 
     def read(file: Image.Image) -> tuple[Image.Image, bool]:
@@ -127,16 +125,12 @@ def read_levels(path: str | os.PathLike) -> np.ndarray:
 
 def _opened(path: str | os.PathLike, read: Callable[[Image.Image], Result]) -> Result:
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with opened(path) as file:
             return read(file)
     except FileNotFoundError:
         raise ValueError(f"{os.fspath(path)}: there is no such file") from None
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ValueError(f"{os.fspath(path)}: {str(error) or type(error).__name__}") from error
-
-
-def is_image(path: Path) -> bool:
-    return path.name.lower().endswith(IMG_EXTENSIONS) and not path.name.startswith(".")
+        raise ValueError(f"{os.fspath(path)}: {why(path, error)}") from error
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
@@ -148,7 +142,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     problems = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if is_image(path):
+        if has_image_ending(path.name):
             if path.stem in found:
                 problems.append(f"{found[path.stem].name} and {path.name} differ in their endings only")
             found[path.stem] = path

@@ -74,7 +74,10 @@ def check_choice(what: str, given: str, known: Iterable[str]) -> None:
 
 def by_channel(what: str, value: float | Sequence[float]) -> tuple[float, ...]:
     """A mean or a standard deviation for each of R, G and B, out of one number or three."""
-    values = np.ravel(value).astype(float).tolist()
-    if len(values) not in (1, 3):
-        raise ValueError(f"{what} must be one number, or one for each of R, G and B; got {value!r}.")
+    try:
+        values = np.ravel(value).astype(float).tolist()
+    except (TypeError, ValueError):
+        values = []
+    if len(values) not in (1, 3) or not np.isfinite(values).all():
+        raise ValueError(f"{what} must be one finite number, or one for each of R, G and B; got {value!r}.")
     return tuple(values * (3 // len(values)))

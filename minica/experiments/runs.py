@@ -34,9 +34,9 @@ from ..dense import pyramid
 from ..tasks.classification import metrics
 from ..training import evaluate, fit, predict
 from ..tuning import tune
+from .records import SCORED
 
-# What a run trains on, and which sets it is scored on.  What is tuned never sees the test images.
-PHASES = {"tune": ("train", ("val",)), "final": ("final", ("test",)), None: ("train", ("test", "val"))}
+TRAINED = {"tune": "train", "final": "final", None: "train"}  # what a run of each phase trains on
 NETWORKS = {"faster_rcnn": "detection", "retinanet": "detection", "upernet": "segmentation"}  # modules of minica.dense
 LOADING = ("size", "task", "train_size", "shots", "resize", "augment")
 TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
@@ -108,7 +108,7 @@ def run(config: dict, progress: bool = True) -> dict:
         ``seconds`` of training, ``peak_memory`` in bytes (of the GPU, else of the process so far), and where it ran.
     """
     model, task = prepare(config)
-    train, scored = PHASES[config.get("phase")]
+    train, scored = TRAINED[config.get("phase")], SCORED[config.get("phase")]  # what is tuned never sees the test images
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -13,12 +14,14 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
+from ..atomic import write_atomically
 from .plans import Plan, is_complete, pending, read_plan
 from .records import add_record, read_records, trial_key
 from .runs import describe, provenance, run
 from .tables import sweep_table
 
 FOLDER = Path("build/sweeps")
+DEATHS = 2  # of a trial's process, after which the trial has failed and the sweep goes on without it
 # The configs whose records are committed, each in the file of its name below records.RESULTS.
 RECORDED = ("quickstart", "position", "few_shot_solar_cells", "vtab_packaged", "solar_cells")
 
@@ -53,7 +56,7 @@ def sweep(
             is running on the same records, or an address of Ray that cannot bring them back.
     """
     plan = config if isinstance(config, Plan) else read_plan(config)
-    place = FOLDER / plan.name if place is None else Path(place)
+    place = (FOLDER / plan.name if place is None else Path(place)).resolve()
     if ray is not None and ray.startswith("ray://"):
         raise ValueError(
             f"through Ray's client ({ray}) records do not come back; start it on a machine of the cluster: --ray auto."
@@ -75,11 +78,13 @@ def sweep(
 
         while todo:  # first the tuning runs, then what follows from their records
             if ray is None:
-                _in_process([*todo.values()], finished, cpus)
+                _in_process([*todo.values()], finished, cpus, place)
             else:
                 _on_ray([*todo.values()], finished, ray, jobs, cpus or 1, gpus)
             if todo:
-                raise RuntimeError(f"{len(todo)} trials ended without a record; start the sweep again to go on with them.")
+                first = describe(next(iter(todo.values()))["config"])
+                lost = f"{len(todo)} trials ended without a record, the first of them {first}"
+                raise RuntimeError(f"{lost}; start the sweep again to go on with them.")
             todo = pending(plan, found)
     print(sweep_table(plan, found))
     return is_complete(plan, found)
@@ -89,8 +94,9 @@ def sweep(
 def locked(place: Path) -> Iterator[None]:
     """Refuse a second sweep on the same records: it would run the same trials, and in one file overwrite the other's records.
 
-    A killed process leaves the lock's file, but not the lock.
+    The lock is beside what all links to the records lead to.  A killed process leaves the lock's file, but not the lock.
     """
+    place = place.resolve()
     file = place.with_name(f".{place.name}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -118,13 +124,35 @@ def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:500]
 
 
-def _in_process(todo: list[dict], finished: Callable[[dict], None], cpus: int | None) -> None:
-    threads = torch.get_num_threads()
+def _in_process(todo: list[dict], finished: Callable[[dict], None], cpus: int | None, place: Path) -> None:
+    """Trial by trial.  What is begun is noted beside the records: of a trial that kills this process nobody else could tell."""
+    threads, begun = torch.get_num_threads(), place.with_name(f".{place.name}.begun")
     try:
         for job in todo:
-            finished(trial(job, cpus))
+            key, before = trial_key(job["config"]), _begun(begun)
+            if before.get(key, 0) >= DEATHS:
+                error = f"the trial's process died {DEATHS} times, as if killed or out of memory; --retry tries again"
+                finished(job | {"error": error, **provenance()})
+            else:
+                write_atomically(begun, json.dumps(before | {key: before.get(key, 0) + 1}).encode())
+                try:
+                    finished(trial(job, cpus))
+                except KeyboardInterrupt:  # it was not the trial's fault
+                    write_atomically(begun, json.dumps(before).encode())
+                    raise
+            write_atomically(begun, json.dumps({other: count for other, count in before.items() if other != key}).encode())
+        begun.unlink(missing_ok=True)
     finally:
         torch.set_num_threads(threads)
+
+
+def _begun(file: Path) -> dict[str, int]:
+    """How often trials without a record were begun, by key."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {key: count for key, count in found.items() if isinstance(count, int)}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _on_ray(
@@ -145,7 +173,8 @@ def _on_ray(
 
         def on_trial_error(self, iteration, trials, trial, **info):  # the process died; exceptions are records, see trial()
             error = _one_line(str(trial.get_error()).rpartition("ray.exceptions.")[2])  # without the traceback before it
-            finished({**trial.config["job"], "error": f"the trial's process died: {error}", **provenance()})
+            error = error or type(trial.get_error()).__name__
+            finished({**trial.config["job"], "error": f"the trial's process died {DEATHS} times: {error}", **provenance()})
 
     here = dict(num_cpus=jobs and jobs * cpus, include_dashboard=False, object_store_memory=10**8) if address == "local" else {}
     _start_ray(address, here)
@@ -157,7 +186,12 @@ def _on_ray(
                 ray_tune.with_resources(_ray_trial, {"cpu": cpus, "gpu": gpus}),
                 param_space={"job": ray_tune.grid_search(todo), "cpus": cpus},
                 tune_config=ray_tune.TuneConfig(max_concurrent_trials=jobs, reuse_actors=True),
-                run_config=ray_tune.RunConfig(storage_path=scratch, callbacks=[Record()], verbose=0),
+                run_config=ray_tune.RunConfig(
+                    storage_path=scratch,
+                    callbacks=[Record()],
+                    verbose=0,
+                    failure_config=ray_tune.FailureConfig(max_failures=DEATHS - 1),
+                ),
             ).fit()
     finally:
         ray.shutdown()

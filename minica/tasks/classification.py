@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from ..backbones import normalization
-from ..fast.layout import channels_last
+from ..fast.layout import as_weights
 from ..run_folder import nested
 
 MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
@@ -24,7 +24,7 @@ OTHER_TASKS = "for several labels an image, or another task, give loss= and metr
 def cross_entropy(model: nn.Module, batch: Sequence[Tensor], class_weights=None, label_smoothing: float = 0.0) -> Tensor:
     """The default loss of :func:`fit`, in float32: of images (N, C, H, W) and labels int64 (N,)."""
     images, labels = batch
-    return F.cross_entropy(model(channels_last(images)).float(), labels, class_weights, label_smoothing=label_smoothing)
+    return F.cross_entropy(model(as_weights(model, images)).float(), labels, class_weights, label_smoothing=label_smoothing)
 
 
 def metrics(logits: Tensor, labels: Tensor) -> dict:
@@ -87,7 +87,8 @@ def labelled(batch: Any, data: Any, collate: Callable | None = None) -> tuple[Te
     """(images, labels as int64 (N,)) of a batch, or of items for ``collate``; text is numbered by the classes of ``data``."""
     batch = batch if collate is None else collate(batch)
     if not (isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-        raise ValueError(f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}; {OTHER_TASKS}.")
+        what = f"a batch must be (images, labels), the images one tensor, got {type(batch).__name__}"
+        raise ValueError(f"{what}; for images without labels, minica.predict takes their files; {OTHER_TASKS}.")
     images, labels = batch[0], torch.from_numpy(batch[1]) if isinstance(batch[1], np.ndarray) else batch[1]
     if isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels):
         names = about_data(data).get("classes", ())
@@ -122,7 +123,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
 def check_task(model: nn.Module, loader: DataLoader, batch: Any, data: Any, class_weights: list | None = None) -> int:
     """How many classes the model tells apart, by its output for one image, if labels, classes and weights suit that."""
     images, labels = labelled(batch, data)
-    classes = count_classes(model, model.eval()(channels_last(images[:1].to(next(model.parameters()).device))))
+    classes = count_classes(model, model.eval()(as_weights(model, images[:1])))
     for what, there in (("classes in the data", about_data(data).get("classes")), ("class_weights", class_weights)):
         if there is not None and len(there) != classes:
             raise ValueError(f"{len(there)} {what}, but {classes} outputs of the model: create it with that num_classes.")
