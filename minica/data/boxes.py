@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .files import leaves, read_text
+from .images import has_image_ending
 from .masks import find_pairs
 from .pictures import (
     SPLITS,
@@ -26,7 +27,6 @@ from .pictures import (
     by_stem,
     complete_splits,
     each,
-    is_image,
     picture_size,
     read_levels,
     refuse,
@@ -370,7 +370,7 @@ def _voc(files: dict[str, list[Path]], remarks: Remarks, where: Path) -> Boxes:
     if not (where / "ImageSets").is_dir():  # which says what belongs to the set
         used = {picture for _, picture, *_ in found}
         for place in sorted({picture.parent for picture in used}):
-            for picture in sorted(set(filter(is_image, place.iterdir())) - used):
+            for picture in sorted({file for file in place.iterdir() if has_image_ending(file.name)} - used):
                 remarks.add(
                     "pictures without an XML file were left out (one without <object> says: nothing there)", str(picture)
                 )
