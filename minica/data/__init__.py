@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..counting import check_whole
-from . import packaged
+from . import packaged, photographs
 from .catalogue import CATALOGUE
 from .dense import BOX_PRESETS, MASK_PRESETS, BoxDataset, DenseTask, MaskDataset, load_boxes, load_masks
 from .few_shot import read_few_shot
@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 PACKAGED = {"solar-cells": packaged.solar_cells, "shapes": packaged.shapes}
+PHOTOGRAPHS = {"sign-digits": photographs.sign_digits, "clothing": photographs.clothing}  # found below $MINICA_DATA
 CATALOGUE_AUGMENTATIONS = ("paper", "published", "none")
 # What the published code normalises by whatever the backbone expects: ``load(..., **IMAGENET)``.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -139,14 +140,16 @@ def load(
     Args:
         name: ``"solar-cells"``, ``"shapes"``, or a path to class folders; see
             :func:`~minica.data.packaged.solar_cells`, :func:`~minica.data.packaged.shapes` and
-            :func:`~minica.data.folder.image_folder`.  Or one of :data:`~minica.data.catalogue.CATALOGUE`:
+            :func:`~minica.data.folder.image_folder`; ``"sign-digits"`` or ``"clothing"`` below ``root``, see
+            :func:`~minica.data.photographs.sign_digits` and :func:`~minica.data.photographs.clothing`.  Or one of
+            :data:`~minica.data.catalogue.CATALOGUE`:
             ``"vtab/dtd"``, ``"fgvc/cub200"``, ``"few-shot/pets"``; see :func:`~minica.data.vtab.read_vtab`,
             :func:`~minica.data.fgvc.read_fgvc` and :func:`~minica.data.few_shot.read_few_shot`.
         size: side S of the images in pixels.
         mean: what the network expects subtracted from pixels in [0, 1], one number or one for each of R, G, B.
         std: what it expects them divided by, likewise.
         task: for solar cells ``"defect"`` (default), ``"level"``, ``"type"`` or ``"kind"``; for shapes ``"position"``
-            (default), ``"orientation"`` or ``"count"``.
+            (default), ``"orientation"`` or ``"count"``; for sign-digits ``"students"`` (default) or ``"images"``.
         resize: how an image becomes square: ``"squash"``, ``"crop"`` or ``"centre"``, see :func:`decode`.  None squashes;
             but of a benchmark whose training pictures are crops it takes the centre, as the published evaluation does.
         augment: of training images: ``"none"``, ``"flips"`` (with quarter turns) or ``"crop"``.  None takes what leaves
@@ -155,7 +158,8 @@ def load(
         train_size: train on a subset of that many images that keeps the classes' proportions.
         shots: training images a class, drawn by ``seed``, of which fewer are part of more; of the few-shot benchmarks 1, 2,
             4, 8 or 16.  ``final`` then has the shots alone.
-        seed: draws the shapes and the shots, splits a folder that is not split, and takes the subset.  The splits of
+        seed: draws the shapes and the shots, splits a folder that is not split, sign-digits and clothing, and takes the
+            subset.  The splits of
             solar cells, VTAB-1k and FGVC are fixed.
         root: the folder of all benchmarks, else ``$MINICA_DATA``.  Only read.
         skip_broken: leave out images of a folder that do not decode, with a warning that names them.
@@ -186,6 +190,12 @@ def load(
                 f"skip_broken= is for folders of images, not for {name!r}, whose images are counted; leave it out."
             )
         data = _from_catalogue(str(name), task, train_size, shots, seed, root)
+    elif name in PHOTOGRAPHS:
+        if skip_broken:
+            raise ValueError(f"skip_broken= is for folders of images of your own, not for {name!r}; leave it out.")
+        data = PHOTOGRAPHS[name](task, size, resize or "squash", seed, root)
+        if shots is not None:
+            _keep_shots(data, shots, train_size, seed)
     elif name in PACKAGED or Path(name).expanduser().exists():
         if root is not None:
             raise ValueError(f"root= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
@@ -202,8 +212,8 @@ def load(
     else:
         raise ValueError(
             f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of "
-            f"{', '.join([*PACKAGED, *CATALOGUE])}, or give the path of a folder that holds one folder of images for "
-            "each class."
+            f"{', '.join([*PACKAGED, *PHOTOGRAPHS, *CATALOGUE])}, or give the path of a folder that holds one folder of images "
+            "for each class."
         )
 
     splits, augment = data.splits, augment or data.augment

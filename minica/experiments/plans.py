@@ -41,7 +41,7 @@ NUMBERS = {  # key -> type, least value
 }
 GRID = ("lr", "weight_decay")  # of which all pairs are tried
 LISTED = (*GRID, "seeds", "tuning_seeds")
-SWITCHES = ("cache", "wrong", "phases", "control")
+SWITCHES = ("cache", "wrong", "phases", "control", "resplit")
 NORMALIZATIONS = ("backbone", "imagenet")
 SIZES, SETTINGS = (
     ("size", "epochs", "batch_size"),
@@ -83,8 +83,10 @@ def read_plan(path: str | os.PathLike) -> Plan:
     """The plan that a TOML file asks for; ``configs/`` has examples.
 
     Wherever a list stands, each of its values is meant: of a task's options all combinations are tasks, of a method's options
-    all combinations are tried.  A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of
-    the two than the others, unless it says ``control = true``: not tuned, and compared with at a rate that it is given.
+    all combinations are tried.  With ``resplit = true`` a task's data are split by the seed of each run.
+
+    A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of the two than the others,
+    unless it says ``control = true``: not tuned, and compared with at a rate that it is given.
 
     With ``finalists = n`` only the best n points after the first tuning seed are tried with the others.  With
     ``phases = false`` every run trains on train and is scored on val and on test; the choice looks at val alone.

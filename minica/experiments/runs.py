@@ -38,19 +38,19 @@ from .records import SCORED
 
 TRAINED = {"tune": "train", "final": "final", None: "train"}  # what a run of each phase trains on
 NETWORKS = {"faster_rcnn": "detection", "retinanet": "detection", "upernet": "segmentation"}  # modules of minica.dense
-LOADING = ("size", "task", "train_size", "shots", "resize", "augment")
+LOADING = ("size", "task", "train_size", "shots", "resize", "augment", "resplit")
 TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
 
 
 def load_task(config: dict) -> data.Task | data.DenseTask:
     """The data of one configuration, as its backbone expects them."""
-    options = {key: config[key] for key in LOADING if key in config}
+    options = {key: config[key] for key in LOADING if key in config and key != "resplit"}
     if "network" in config:
         if NETWORKS[config["network"]["name"]] == "detection":
             return data.load_boxes(config["data"], **options)
         return data.load_masks(config["data"], **options, **normalization(config["backbone"]))
-    if "shots" in config:
-        options["seed"] = config["seed"]  # every seed draws its own shots
+    if "shots" in config or config.get("resplit"):
+        options["seed"] = config["seed"]  # every seed draws its own shots, or its own split
     published = config.get("normalization") == "imagenet"  # what the published code does, whatever the backbone expects
     return data.load(config["data"], **options, **(data.IMAGENET if published else normalization(config["backbone"])))
 
