@@ -158,7 +158,7 @@ def test_a_worker_of_ray_dies(whole, tmp_path):
             shown = sweeping.communicate()[0]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    assert sweeping.returncode == 1 and "Failed (1): the trial's process died: " in shown
+    assert sweeping.returncode == 1 and "Failed (1): the trial's process died 2 times: " in shown
     assert len(failures(folder)) < 4
     done = subprocess.run(command(CONFIGS / "packaged.toml", folder, "--retry"), capture_output=True, text=True)
     assert table(done.stdout) == table(whole[1]) and numbers(folder) == numbers(whole[0])
