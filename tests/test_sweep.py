@@ -136,21 +136,23 @@ def test_two_workers_of_ray(whole, tmp_path, monkeypatch):
     assert table(done.stdout) == table(whole[1]) and numbers(tmp_path) == numbers(whole[0])
 
 
-def test_a_worker_of_ray_dies(whole, tmp_path):
+def test_a_worker_of_ray_dies(tmp_path):
     """What it ran is a failure, all else goes on, and ``--retry`` makes it good."""
     pytest.importorskip("ray", reason="needs the extra sweep")
-    folder, scratch = tmp_path / "records", tempfile.mkdtemp()
-    config = ("--ray", "local", "--jobs", "1")
+    config, folder, scratch = tmp_path / "small.toml", tmp_path / "records", tempfile.mkdtemp()
+    config.write_text(
+        TWO_TASKS.replace("[32, 5000]", "32").replace("[1e-2, 1e37]", "[1e-3, 1e-2, 3e-2]").replace("[1]", "[1, 2]")
+    )
     try:
         with subprocess.Popen(
-            command(CONFIGS / "packaged.toml", folder, *config),
+            command(config, folder, "--ray", "local", "--jobs", "1"),
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"RAY_TMPDIR": scratch},
         ) as sweeping:
             # One that is killed between its record and its end has lost nothing; the next one has.
             while sweeping.poll() is None and not failures(folder):
-                for process in psutil.Process(sweeping.pid).children(recursive=True) if written(folder) else []:
+                for process in psutil.Process(sweeping.pid).children(recursive=True):
                     with contextlib.suppress(psutil.Error):
                         if "ray::ImplicitFunc" in " ".join(process.cmdline()):
                             process.kill()
@@ -160,8 +162,9 @@ def test_a_worker_of_ray_dies(whole, tmp_path):
         shutil.rmtree(scratch, ignore_errors=True)
     assert sweeping.returncode == 1 and "Failed (1): the trial's process died 2 times: " in shown
     assert len(failures(folder)) < 4
-    done = subprocess.run(command(CONFIGS / "packaged.toml", folder, "--retry"), capture_output=True, text=True)
-    assert table(done.stdout) == table(whole[1]) and numbers(folder) == numbers(whole[0])
+    done = subprocess.run(command(config, folder, "--retry"), capture_output=True, text=True)
+    whole = subprocess.run(command(config, tmp_path / "whole"), capture_output=True, text=True)
+    assert table(done.stdout) == table(whole.stdout) != [] and numbers(folder) == numbers(tmp_path / "whole")
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
