@@ -599,8 +599,8 @@ def test_missing_and_truncated_pictures_are_named_at_once(tmp_path):
         path = root / "images" / f"{i}.jpg"
         path.write_bytes(path.read_bytes()[:-200])
     (root / "images" / "7.jpg").write_text("no picture")
-    Image.new("RGB", (40, 30)).save(root / "images" / "8.gif")
-    (root / "images" / "8.gif").rename(root / "images" / "8.jpg")  # a kind that no accepted ending stands for
+    Image.new("RGB", (40, 30)).save(root / "images" / "8.pcx")
+    (root / "images" / "8.pcx").rename(root / "images" / "8.jpg")  # a kind that no accepted ending stands for
     said = refused("9 problems:.*0.jpg: .*truncated.*... and 4 more.*Replace these files", data.load_boxes, root)
     assert said.count(".jpg") == 5
     for i in range(6):
@@ -837,7 +837,7 @@ def test_wrong_arguments_are_named(tmp_path, drawn, monkeypatch):
     refused("ade20k has no boxes; choose one of scenes, coco, nuclei, cards", data.load_boxes, "ade20k")
     refused("cards has no masks; choose one of scenes, ade20k, nuclei", data.load_masks, "cards", size=8)
     refused("std must be above 0", data.load_masks, drawn / "ade20k", size=8, std=0)
-    refused("mean must be one number", data.load_masks, drawn / "ade20k", size=8, mean=(1, 2))
+    refused("mean must be one finite number", data.load_masks, drawn / "ade20k", size=8, mean=(1, 2))
     refused("has 2 pictures, but at least 3", data.load_boxes, coco(tmp_path, [], count=2))
     (tmp_path / "text.txt").write_text("no json")
     refused("text.txt: no COCO file", data.load_boxes, tmp_path / "text.txt")
