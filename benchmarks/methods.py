@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minica
-from minica.discovery import find_parts
-from minica.recipe import classifier_names
-from minica.schemes import planned_parameters
+from minica.experiments.low_rank import low_rank
 
 COMPRESSION = 4
 
@@ -50,25 +48,15 @@ def published(model: nn.Module, scheme: str) -> nn.Module:
 
 
 def lora(model: nn.Module, scheme: str) -> nn.Module:
-    """LoRA on what ``conv_parallel`` adapts, of the rank whose number of parameters is closest to the adapters'.
+    """LoRA on what ``conv_parallel`` adapts, see :func:`minica.experiments.low_rank.low_rank`.
 
     Raises:
         Refused: where ``peft`` does: at depth-wise convolutions.
     """
-    from peft import LoraConfig, get_peft_model  # only this method needs it
-
-    parts = find_parts(model)
-    names = [part.name for part in parts if part.kind in ("unit", "downsample", "pool")]
-    shapes = [model.get_submodule(name).weight.shape for name in names]
-    of_rank_one = sum(shape[0] + shape[1:].numel() for shape in shapes)
-    rank = max(1, round(planned_parameters(parts, "conv_parallel", COMPRESSION) / of_rank_one))
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, modules_to_save=classifier_names(model))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return get_peft_model(model, config)
-        except ValueError as error:
-            raise Refused(str(error).splitlines()[0]) from error
+    try:
+        return low_rank(model, "lora", COMPRESSION)
+    except ValueError as error:
+        raise Refused(str(error).splitlines()[0]) from error
 
 
 # A plain backbone, prepared in place for training by each method.  Ratios are to the first.

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import torch
 
-from ..backbones import create_backbone
 from ..data import CATALOGUE, PACKAGED
 from ..data.named import NAMED
-from ..tuning import tune
 from .records import trial_key
-from .runs import LOADING, NETWORKS, tuned_network
+from .runs import LOADING, NETWORKS, tuned_classifier, tuned_network
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ap", "ap50", "miou")
@@ -128,7 +126,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(
             f'{path}: network must be such as {{ name = "faster_rcnn", channels = 64 }}, name one of {", ".join(NETWORKS)}.'
         )
-    _rehearse(path, backbones, methods, config.get("network"))
+    _rehearse(path, backbones, methods, config["size"], config.get("network"))
     phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
     fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
     cells = [
@@ -211,7 +209,7 @@ def _check_numbers(path: Path, key: str, given) -> None:
             raise ValueError(f"{path}: {key} must be {'' if listed else 'a '}{wanted} from {least}, got {given!r}.")
 
 
-def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], network: dict | None) -> None:
+def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], size: int, network: dict | None) -> None:
     """Build, without numbers, every method on the first backbone and the methods' first options on the others: before hours
     are spent, and before any weights are there."""
     for backbone in backbones:
@@ -220,10 +218,11 @@ def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], networ
             for point in points if backbone == backbones[0] else itertools.islice(points, 1):
                 try:
                     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+                        config = {"backbone": backbone, "method": point.pop("method"), "options": point, "size": size}
                         if network:
-                            tuned_network(network, backbone, 2, point.pop("method"), point, pretrained=False)
+                            tuned_network(config | {"network": network}, 2, pretrained=False)
                         else:
-                            tune(create_backbone(backbone, num_classes=2, pretrained=False), point.pop("method"), **point)
+                            tuned_classifier(config, 2, pretrained=False)
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"{path}: [methods.{name}] on {backbone}: {error}") from error
 

@@ -34,6 +34,7 @@ from ..dense import pyramid
 from ..tasks.classification import metrics
 from ..training import evaluate, fit, predict
 from ..tuning import tune
+from .low_rank import KINDS, low_rank
 from .records import SCORED
 
 TRAINED = {"tune": "train", "final": "final", None: "train"}  # what a run of each phase trains on
@@ -59,34 +60,39 @@ def prepare(config: dict) -> tuple[torch.nn.Module, data.Task | data.DenseTask]:
     """The tuned model and the task of one configuration, seeded, ready for :func:`minica.fit`."""
     task = load_task(config)
     torch.manual_seed(config["seed"])  # the new head's and the adapters' initial weights
-    if "network" in config:
-        return tuned_network(
-            config["network"], config["backbone"], len(task.classes), config["method"], config["options"]
-        ), task
-    model = create_backbone(config["backbone"], num_classes=len(task.classes))
+    build = tuned_network if "network" in config else tuned_classifier
+    return build(config, len(task.classes)), task
+
+
+def tuned_classifier(config: dict, classes: int, pretrained: bool = True) -> torch.nn.Module:
+    """A backbone with a new classifier, prepared by the configuration's method: one of ``tune``'s, ``"lora"`` or ``"loha"``."""
+    model = create_backbone(config["backbone"], num_classes=classes, pretrained=pretrained)
+    if config["method"] in KINDS:
+        return low_rank(model, config["method"], **config["options"])
     framed = {"image_size": config["size"]} if config["method"] == "prompt" else {}
-    return tune(model, config["method"], **framed | config["options"]), task
+    return tune(model, config["method"], **framed | config["options"])
 
 
-def tuned_network(network: dict, backbone: str, classes: int, method: str, options: dict, pretrained: bool = True):
-    """A detector or a segmentation network, its heads and what ``method`` says of its backbone to be trained.
+def tuned_network(config: dict, classes: int, pretrained: bool = True) -> torch.nn.Module:
+    """A detector or a segmentation network, its heads and what the method says of its backbone to be trained.
 
     Args:
-        network: ``name``, one of :data:`NETWORKS`, and the options of the function of that name in :mod:`minica.dense`.
+        config: its ``network`` has ``name``, one of :data:`NETWORKS`, and options of the function of that name in
+            :mod:`minica.dense`.
         classes: of the data, without the background that detectors count.
     """
-    module, sizes = _dense({"network": network}), {key: value for key, value in network.items() if key != "name"}
+    module, network = _dense(config), config["network"]
+    sizes = {key: value for key, value in network.items() if key != "name"}
     outputs = classes + (NETWORKS[network["name"]] == "detection")
-    model = getattr(module, network["name"])(backbone, outputs, pretrained=pretrained, **sizes)
-    heads = pyramid.heads(model, module.BODY) if method == "full" else module.heads(model)
-    return tune(model, method, backbone=module.BODY, train=heads, **options)
+    model = getattr(module, network["name"])(config["backbone"], outputs, pretrained=pretrained, **sizes)
+    heads = pyramid.heads(model, module.BODY) if config["method"] == "full" else module.heads(model)
+    return tune(model, config["method"], backbone=module.BODY, train=heads, **config["options"])
 
 
 def _dense(config: dict) -> ModuleType | None:
     """The module of :mod:`minica.dense` that a configuration's network is from; None for a classifier."""
-    return (
-        importlib.import_module(f"..dense.{NETWORKS[config['network']['name']]}", __package__) if "network" in config else None
-    )
+    module = NETWORKS[config["network"]["name"]] if "network" in config else None
+    return module and importlib.import_module(f"..dense.{module}", __package__)
 
 
 def training_options(config: dict) -> dict:
