@@ -100,6 +100,29 @@ def table(records: list[dict]) -> str:
     return f"{IMAGES} images of {SIDE} x {SIDE} pixels, float32.\n\n{markdown(header, rows)}\n"
 
 
+def summary(records: list[dict]) -> str:
+    """A row a network and adapter: what a step keeps, in parts of full fine-tuning's; in brackets the backbone's share alone."""
+    rows = []
+    for record in records:
+        config, methods = record["config"], record["methods"]
+        full = methods["Full fine-tuning"]
+        row = [config["network"], config["backbone"], f"{config['scheme']}, {config['compression']}"]
+        row.append(f"{full['step'] / 2**20:,.0f} MiB ({full['backbone'] / 2**20:,.0f})")
+        for name in ("Frozen backbone", "Conv-Adapter", "Conv-Adapter, lean"):
+            row.append(f"{methods[name]['step'] / full['step']:.2f} ({methods[name]['backbone'] / full['backbone']:.2f})")
+        rows.append(row)
+    header = [
+        "network",
+        "backbone",
+        "scheme, compression",
+        "kept, full",
+        "frozen backbone",
+        "Conv-Adapter",
+        "Conv-Adapter, lean",
+    ]
+    return markdown(header, rows)
+
+
 def main(out: Path = RESULTS) -> None:
     place = out / "dense_memory.json"
     for network in NETWORKS:

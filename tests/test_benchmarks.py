@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
 
+from benchmarks import dense
 from benchmarks.__main__ import main
 from benchmarks.measure import ratio, summary, table
 from benchmarks.methods import METHODS
@@ -74,3 +75,20 @@ def test_the_committed_table_is_of_the_committed_records():
 def test_the_readme_shows_the_records():
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"<!-- table: benchmark -->\n{summary(records('benchmark'))}\n<!-- end -->" in readme
+
+
+def test_what_detectors_keep():
+    found = records("dense_memory")
+    assert (RESULTS / "dense_memory.md").read_text(encoding="utf-8") == dense.table(found)
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- table: dense_memory -->\n{dense.summary(found)}\n<!-- end -->" in readme
+    for record in found:
+        kept = {name: entry["backbone"] for name, entry in record["methods"].items()}
+        assert kept["Frozen backbone"] == 0 and kept["Conv-Adapter, lean"] <= kept["Conv-Adapter"]
+
+
+def test_one_of_them_again():
+    config = dict(network="upernet", backbone="tf_efficientnet_lite0", scheme="residual_parallel", compression=1)
+    (recorded,) = [record for record in records("dense_memory") if record["config"].items() >= config.items()]
+    for name, entry in dense.measure(recorded["config"])["methods"].items():
+        assert entry == pytest.approx(recorded["methods"][name], rel=0.01), name
