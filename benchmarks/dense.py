@@ -101,7 +101,7 @@ def table(records: list[dict]) -> str:
 
 
 def summary(records: list[dict]) -> str:
-    """A row a network and adapter: what a step keeps, in parts of full fine-tuning's; in brackets the backbone's share alone."""
+    """A row a network and adapter: what a step keeps, in parts of full fine-tuning's; in brackets by the backbone alone."""
     rows = []
     for record in records:
         config, methods = record["config"], record["methods"]
