@@ -38,8 +38,16 @@ class Source:
 
 
 ATTEMPTS = 5  # without a byte of progress
+MOST_ATTEMPTS = 100  # in all: a server that hands out a byte at a time is given up
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
 TIMEOUT = 60  # seconds of silence
+EXPANSION, SMALL = 100, 1 << 30  # an archive may unpack to so many times its size, a small one to so many bytes
+MAGIC = {  # how archives begin, by their endings; (place, bytes)
+    ".zip": [(0, b"PK")],
+    ".gz": [(0, b"\x1f\x8b")],
+    ".tgz": [(0, b"\x1f\x8b")],
+    ".tar": [(257, b"ustar"), (257, b"\0\0\0\0\0")],  # the second is older than POSIX
+}
 
 
 # -------------------------------------------------------------------------------------------------------------- download
@@ -55,13 +63,15 @@ def download(url: str, target: Path, checksum: str | None = None) -> Path:
         checksum: ``"md5:..."`` or ``"sha256:..."``, checked before ``target`` appears.
 
     Raises:
-        ValueError: if the server refuses, the connection fails again and again, or the checksum is another one.  In the last
-            case what was fetched is thrown away, otherwise it is kept for the next call.
+        ValueError: if the server refuses, the connection fails again and again, what came is empty or no archive although
+            ``target`` is called like one, or the checksum is another one.  In the last two cases what was fetched is thrown
+            away, otherwise it is kept for the next call.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part, failures, reason = target.with_name(target.name + ".part"), 0, None
-    while failures < ATTEMPTS:
-        before = _size(part)
+    part, failures, reason, attempts = target.with_name(target.name + ".part"), 0, None, 0
+    _refuse_links(part, _tag(part))
+    while failures < ATTEMPTS and attempts < MOST_ATTEMPTS:
+        before, attempts = _size(part), attempts + 1
         try:
             _continue(url, part)
             reason = None
@@ -77,6 +87,7 @@ def download(url: str, target: Path, checksum: str | None = None) -> Path:
         kept = f" {_size(part):,} bytes are kept in {part}: run the same again to go on." if part.exists() else ""
         raise ValueError(f"{url} cannot be fetched ({reason}).{kept} Or put {target.name} into {target.parent} by hand.")
     try:
+        _check_kind(part, target.name, url)
         verify_checksum(part, checksum, url)
     except ValueError:
         part.unlink()
@@ -139,6 +150,26 @@ def _continue(url: str, part: Path) -> None:
         raise ConnectionError(f"the connection ended after {_size(part):,} of {total:,} bytes")
 
 
+def _check_kind(part: Path, name: str, url: str) -> None:
+    """Refuse a page that says sorry in the place of a file, whatever the server's status was."""
+    with part.open("rb") as file:
+        begins = file.read(512)
+    if not begins:
+        raise ValueError(f"{url} gave an empty file; try again later, or put {name} there by hand.")
+    magic = MAGIC.get(Path(name).suffix.lower(), [])
+    page = begins.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
+    if page or (magic and not any(begins[place:].startswith(wanted) for place, wanted in magic)):
+        kind = f"a {Path(name).suffix} archive" if magic else "the file"
+        raise ValueError(f"{url} gave no {name}: it begins with {begins[:20]!r}, which is not {kind}. Get it by hand.")
+
+
+def _refuse_links(*paths: Path) -> None:
+    """What is written here must not end elsewhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and would be written through; remove it.")
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -158,7 +189,8 @@ def unpack(archive: Path, folder: Path, below: str = "") -> int:
 
     Raises:
         ValueError: naming archive and member: a member that would be written elsewhere (an absolute path, ``..``), a link, a
-            device; a damaged archive; one without any file in ``below``; a disk that is full.
+            device; a damaged archive, which may show at its end only; one that would fill the disk (more than a hundred times
+            its size); one without any file in ``below``; a disk that is full.
     """
     count = 0
     with members(archive) as found:
@@ -195,6 +227,8 @@ def members(archive: Path) -> Iterator[Iterator[Member]]:
         else:
             with tarfile.open(archive) as opened:
                 yield _tar(archive, opened)
+                while opened.fileobj.read(1 << 20):  # gzip's checksum is behind the last member
+                    pass
     except ValueError:
         raise
     except Exception as error:  # lzma, zlib, tarfile, zipfile and struct each have errors of their own
@@ -203,7 +237,9 @@ def members(archive: Path) -> Iterator[Iterator[Member]]:
 
 
 def _zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
+    total = 0
     for info in opened.infolist():
+        total = _within(archive, total + info.file_size)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ValueError(f"{archive}: {info.filename} is a link or a device; such archives are not unpacked.")
@@ -213,12 +249,22 @@ def _zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
 
 
 def _tar(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
+    total = 0
     for info in opened:
+        total = _within(archive, total + info.size)
         if not (info.isfile() or info.isdir()):
             raise ValueError(f"{archive}: {info.name} is a link or a device; such archives are not unpacked.")
         name = _inside(archive, info.name)
         if info.isfile():
             yield name, partial(opened.extractfile, info)
+
+
+def _within(archive: Path, total: int) -> int:
+    """The bytes that the members so far unpack to, if they are not out of all proportion to the archive."""
+    most = max(SMALL, EXPANSION * archive.stat().st_size)
+    if total > most:
+        raise ValueError(f"{archive} would unpack to more than {most:,} bytes; such archives are not unpacked.")
+    return total
 
 
 def _inside(archive: Path, name: str) -> str:
@@ -259,6 +305,7 @@ def built(root: Path, place: str) -> Iterator[Path]:
     It lies below ``root``, so that the last step is one renaming: there is no moment with half a set.
     """
     unfinished = root / f".unfinished-{place.replace('/', '-')}"
+    _refuse_links(unfinished)
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     (unfinished / place).mkdir(parents=True)
     try:

@@ -20,10 +20,10 @@ from minica.data.catalogue import CATALOGUE
 from minica.data.few_shot import PLACES, SHOTS, noahs_list, read_few_shot, whole_split
 from minica.data.fgvc import read_fgvc
 from minica.data.files import data_folder, find_folder, listed
-from minica.data.images import Collection
+from minica.data.images import Collection, has_image_ending
 from minica.data.masks import read_labels, read_masks
 from minica.data.named import NAMED, named_folder
-from minica.data.pictures import is_image, read_picture, split_folders
+from minica.data.pictures import read_picture, split_folders
 from minica.data.vtab import read_vtab
 
 SAMPLE = 100  # images of a set that are decoded unless all are asked for
@@ -141,7 +141,10 @@ def _class_folders(folder: Path) -> tuple[dict[str, list[Path]], int]:
     """Split (or "all") -> images, and the number of classes."""
     places = split_folders(folder) or {"all": folder}
     classes = {place: [entry for entry in place.iterdir() if entry.is_dir()] for place in places.values()}
-    splits = {split: sorted(p for c in classes[place] for p in c.iterdir() if is_image(p)) for split, place in places.items()}
+    splits = {
+        split: sorted(p for c in classes[place] for p in c.iterdir() if has_image_ending(p.name))
+        for split, place in places.items()
+    }
     return splits, len({entry.name for found in classes.values() for entry in found})
 
 

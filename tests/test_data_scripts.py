@@ -34,7 +34,7 @@ fetch, prepare, regenerate, verify, draw_scenes = map(
     importlib.import_module, ("fetch", "prepare", "regenerate", "verify", "draw_scenes")
 )
 
-CONTENT = bytes(range(256)) * 4000  # a megabyte
+CONTENT = b"PK\3\4" + bytes(range(256)) * 4000  # a megabyte that begins like a zip archive
 MD5, SHA256 = (f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}" for kind in ("md5", "sha256"))
 
 
@@ -189,6 +189,43 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_final(server, tmp_path):
     assert len(server.asked) == 1 and everything(tmp_path) == {"set.zip": CONTENT}
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("set.zip", b"", "gave an empty file"),
+        ("set.zip", b"<html>we moved</html>", "gave no set.zip: it begins with b'<html>we moved"),
+        ("set.tar.gz", b"PK\3\4 zipped", "which is not a .gz archive"),
+        ("set.tar", b"short", "which is not a .tar archive"),
+        ("list.txt", b"  <!DOCTYPE html><p>sorry", "gave no list.txt: .* which is not the file"),
+    ],
+)
+def test_what_is_no_archive_is_refused_at_the_download(name, body, said, server, tmp_path):
+    server.content = body
+    with pytest.raises(ValueError, match=said):
+        fetch.download(server.url, tmp_path / name)
+    assert not everything(tmp_path)
+
+
+def test_a_server_that_hands_out_crumbs_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "MOST_ATTEMPTS", 7)
+    server.cuts = [4] + [1] * 50
+    with pytest.raises(ValueError, match="cannot be fetched.*10 bytes are kept"):
+        fetch.download(server.url, tmp_path / "set.zip")
+    assert len(server.asked) == 7
+
+
+def test_links_are_not_written_through(server, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "set.zip.part").symlink_to(tmp_path / "elsewhere" / "file")
+    with pytest.raises(ValueError, match="set.zip.part is a link"):
+        fetch.download(server.url, tmp_path / "root" / "set.zip")
+    (tmp_path / "root" / ".unfinished-fgvc-cub200").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=".unfinished-fgvc-cub200 is a link"), fetch.built(tmp_path / "root", "fgvc/cub200"):
+        pass
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 # ---------------------------------------------------------------------------------------------------------------- unpack
 
 
@@ -287,6 +324,38 @@ def test_a_damaged_archive_is_named(name, tmp_path):
         path.write_bytes(whole[:70_000])
     with pytest.raises(ValueError, match=f"{name} cannot be unpacked"):
         fetch.unpack(path, tmp_path / "folder")
+
+
+def test_flipped_bits_in_a_compressed_tar_are_noticed(tmp_path):
+    """The checksum is at the end of the file, behind the last member."""
+    files = {"a.bin": np.random.RandomState(0).bytes(9_000), "b.bin": np.random.RandomState(1).bytes(9_000)}
+    whole, unseen = make_tar(tmp_path / "set.tar.gz", files).read_bytes(), []
+    for place in np.random.RandomState(2).choice(len(whole), 300, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        (tmp_path / "set.tar.gz").write_bytes(damaged)
+        shutil.rmtree(tmp_path / "folder", ignore_errors=True)
+        try:
+            fetch.unpack(tmp_path / "set.tar.gz", tmp_path / "folder")
+        except ValueError:
+            continue
+        if everything(tmp_path / "folder") != files:
+            unseen.append(place)
+    assert not unseen
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
+    sparse = tarfile.TarInfo("set/huge")
+    sparse.size = 1 << 40
+    path = make_tar(tmp_path / "set.tar", {"set/a": b"a"}, sparse)
+    with pytest.raises(ValueError, match="set.tar would unpack to more than 1,073,741,824 bytes"):
+        fetch.unpack(path, tmp_path / "folder")
+    assert everything(tmp_path / "folder").keys() <= {"set/a"}
+    monkeypatch.setattr(fetch, "SMALL", 1000)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(1 << 20))
+    with pytest.raises(ValueError, match="set.zip would unpack to more than"):
+        fetch.unpack(tmp_path / "set.zip", tmp_path / "folder")
 
 
 def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
