@@ -83,6 +83,17 @@ GROUPS = {
         ],
         10,
     ),
+    "remedies": (
+        [
+            RESIDUAL | POSITION | change
+            for change in (
+                dict(steps=300, warmup_steps=150),
+                LONG | dict(classifier_rate=0.1),
+                LONG | dict(optimizer="RAdam"),
+            )
+        ],
+        10,
+    ),
     "trunk": ([BOTTLENECK | POSITION | SHORT, BOTTLENECK | POSITION | LONG], 10),
 }
 
