@@ -35,12 +35,12 @@ from .recipe import active_recipe, adapted_parts, check_flags, frozen_running_st
 from .run_folder import checkpoints, identity, locked, restore, resume, save
 from .tasks.classification import (
     MONITORS,
+    CrossEntropy,
     about_data,
     check_labels,
     check_normalization,
     check_task,
     count_classes,
-    cross_entropy,
     first_batch,
     labelled,
     metrics,
@@ -146,7 +146,8 @@ def fit(
         TrainingDiverged: when the loss or a weight is not finite any more.
 
     Warns:
-        UserWarning: if the data set is normalised otherwise than the model's pre-trained weights expect.
+        UserWarning: if the data set is normalised otherwise than the model's pre-trained weights expect; and without ``loss``,
+            if training collapsed: the network gives the same answer for every image.
     """
     given = locals()
     _check_arguments(given)
@@ -197,7 +198,7 @@ def fit(
         net = DistributedDataParallel(model) if processes > 1 else model  # averages gradients over the processes
         if classifies:
             weights = None if class_weights is None else torch.tensor(run["class_weights"], dtype=torch.float32, device=device)
-            loss = partial(cross_entropy, class_weights=weights, label_smoothing=label_smoothing)
+            loss = CrossEntropy(weights, label_smoothing, an_epoch * accumulate)
         steps, done, so_far = epochs * an_epoch, len(history) * an_epoch, 0
 
         with tqdm(total=steps, initial=done, disable=not (progress and main), unit="step", mininterval=1) as bar:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -437,3 +438,31 @@ def test_val_as_a_loader_with_its_own_batches():
     held_out, model = Pictures(9), tiny()
     history = train(model, None, DataLoader(held_out, batch_sampler=[[0, 1], [2, 3, 4, 5, 6, 7, 8]]))
     assert history[-1]["val_n"] == 9 and history[-1]["val_loss"] == pytest.approx(evaluate(model, held_out)["loss"], rel=1e-5)
+
+
+class Bias(torch.nn.Module):
+    """The same logits for every image, or with ``slope`` others."""
+
+    def __init__(self, slope=0.0):
+        super().__init__()
+        self.bias, self.slope = torch.nn.Parameter(torch.zeros(3)), slope
+
+    def forward(self, images):
+        return self.bias + self.slope * images.flatten(1).mean(1, keepdim=True) * torch.tensor([1.0, 0, 0])
+
+
+def test_a_network_that_no_longer_tells_images_apart_is_named():
+    data = TensorDataset(torch.rand(12, 3, 4, 4), torch.arange(12) % 3)
+    options = dict(batch_size=4, lr=1e-3, progress=False)
+    with pytest.warns(
+        UserWarning, match="after 6 batches the network gives the same answer for every image.*warmup=0.3"
+    ) as said:
+        minica.fit(Bias(), data, epochs=5, **options)
+    assert sum("same answer" in str(warning.message) for warning in said) == 1
+    with pytest.warns(UserWarning, match="after 12 batches"):  # of which two make a step
+        minica.fit(Bias(), data, epochs=2, accumulate=2, **options)
+    with warnings.catch_warnings(action="error"):
+        minica.fit(Bias(), data, epochs=1, **options)  # every run passes through such a moment
+        minica.fit(Bias(slope=1.0), data, epochs=3, **options)
+        sure = TensorDataset(torch.rand(12, 3, 4, 4) + 5, torch.zeros(12, dtype=torch.int64))
+        minica.fit(Bias(slope=20.0), sure, epochs=3, **options)  # all of one class, and rightly so

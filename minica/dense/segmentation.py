@@ -22,7 +22,7 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..fast.layout import channels_last
+from ..fast.layout import as_weights
 from ..profiling import modes_kept
 from . import pyramid
 
@@ -97,7 +97,7 @@ def heads(model: nn.Module) -> tuple[str, ...]:
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy over the pixels that count, and 0.4 times that of the auxiliary head if there is one."""
     images, masks = batch
-    logits = model(channels_last(images))
+    logits = model(as_weights(model, images))
     logits = logits if isinstance(logits, dict) else {"out": logits}
     total = F.cross_entropy(logits["out"].float(), masks, ignore_index=IGNORED)
     if "aux" in logits:
@@ -117,7 +117,7 @@ def segment(model: nn.Module, batches: Iterable) -> list[Tensor]:
         model.eval()
         for batch in batches:
             images = batch[0] if isinstance(batch, (list, tuple)) else batch
-            logits = model(channels_last(images.to(device)))
+            logits = model(as_weights(model, images.to(device)))
             guesses = (logits["out"] if isinstance(logits, dict) else logits).argmax(1).cpu()
             found += list(guesses.to(torch.uint8) if guesses.max() < IGNORED else guesses)
     return found

@@ -18,13 +18,42 @@ from ..fast.layout import as_weights
 from ..run_folder import nested
 
 MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
+# Below this difference between the log-probabilities of any two images of a batch, training has collapsed.  At the end of the
+# second pass, of minica.experiments.collapse's runs, those that end collapsed are below it, and those that learn far above.
+SAME = 0.02
 OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
 
-def cross_entropy(model: nn.Module, batch: Sequence[Tensor], class_weights=None, label_smoothing: float = 0.0) -> Tensor:
-    """The default loss of :func:`fit`, in float32: of images (N, C, H, W) and labels int64 (N,)."""
-    images, labels = batch
-    return F.cross_entropy(model(as_weights(model, images)).float(), labels, class_weights, label_smoothing=label_smoothing)
+class CrossEntropy:
+    """The default loss of :func:`fit`, in float32: of images (N, C, H, W) and labels int64 (N,).
+
+    Once a pass over the data, from the second on, it looks whether the network still tells images apart, and warns once if it
+    does not: see :data:`SAME`.
+
+    Args:
+        steps: how often it is called in a pass.
+    """
+
+    def __init__(self, class_weights: Tensor | None, label_smoothing: float, steps: int) -> None:
+        self.class_weights, self.label_smoothing, self.steps = class_weights, label_smoothing, steps
+        self.calls, self.said = 0, False
+
+    def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        images, labels = batch
+        logits = model(as_weights(model, images)).float()
+        self.calls += 1
+        looks = not self.said and self.calls % self.steps == 0 and self.calls > self.steps and len(logits) > 1
+        if looks and _all_the_same(logits.detach()):
+            self.said = True
+            text = f"after {self.calls} batches the network gives the same answer for every image: training has collapsed"
+            remedy = "start again with a longer warm-up (warmup=0.3) or a lower lr"
+            warnings.warn(f"{text}, as it does where BatchNorm is frozen and the rate rises fast; {remedy}.", stacklevel=2)
+        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
+
+
+def _all_the_same(logits: Tensor) -> bool:
+    scores = logits.log_softmax(1)
+    return (scores.amax(0) - scores.amin(0)).max().item() < SAME
 
 
 def metrics(logits: Tensor, labels: Tensor) -> dict:
