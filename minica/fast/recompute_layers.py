@@ -43,8 +43,7 @@ class _Smooth(torch.autograd.Function):
             ctx.save_for_backward(*note.kept)
         if inplace:
             ctx.mark_dirty(x)
-            return x.copy_(layer.function(x))
-        return layer.function(x)
+        return layer.function(x, inplace)
 
     @staticmethod
     def backward(ctx, grad):
@@ -72,7 +71,7 @@ class LeanSmooth(Lean):
             note = Note(Again(None, lambda kept: kept, 1), ((x.detach().clone() if inplace else x.detach()),), 0)
         return leave_note(_Smooth.apply(x, self, note, inplace), x, self.function, before=note)
 
-    def function(self, x: Tensor) -> Tensor:
+    def function(self, x: Tensor, inplace: bool = False) -> Tensor:
         raise NotImplementedError
 
     def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ class LeanSmooth(Lean):
 class _GELU(LeanSmooth):
     approximate = "none"
 
-    def function(self, x: Tensor) -> Tensor:
+    def function(self, x: Tensor, inplace: bool = False) -> Tensor:
         return F.gelu(x, approximate=self.approximate)
 
     def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -90,24 +89,24 @@ class _GELU(LeanSmooth):
 
 
 class _SiLU(LeanSmooth):
-    def function(self, x: Tensor) -> Tensor:
-        return F.silu(x)
+    def function(self, x: Tensor, inplace: bool = False) -> Tensor:
+        return F.silu(x, inplace)
 
     def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         return torch.ops.aten.silu_backward(grad, x)
 
 
 class _Hardswish(LeanSmooth):
-    def function(self, x: Tensor) -> Tensor:
-        return F.hardswish(x)
+    def function(self, x: Tensor, inplace: bool = False) -> Tensor:
+        return F.hardswish(x, inplace)
 
     def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         return torch.ops.aten.hardswish_backward(grad, x)
 
 
 class _Mish(LeanSmooth):
-    def function(self, x: Tensor) -> Tensor:
-        return F.mish(x)
+    def function(self, x: Tensor, inplace: bool = False) -> Tensor:
+        return F.mish(x, inplace)
 
     def gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         return torch.ops.aten.mish_backward(grad, x)
