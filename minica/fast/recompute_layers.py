@@ -296,7 +296,7 @@ class _Compress(torch.autograd.Function):
         bias_grad = grad.sum((0, 2, 3)).to(weight.dtype)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
         if groups == shape[0] and shape[1] > 1 and grad.device.type == "cpu":  # as in ``compressing_conv2d``
-            grad = grad.repeat_interleave(shape[1], 1)
+            grad = _repeated(grad, shape[1])
             own, groups = own.reshape(-1, 1, *shape[2:]), groups * shape[1]
         x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
             grad, padded, own, None, stride, padding, dilation, False, [0, 0], groups, wanted
@@ -305,6 +305,13 @@ class _Compress(torch.autograd.Function):
             x_grad = x_grad[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
         weight_grad = None if weight_grad is None else weight_grad.reshape(shape).to(weight.dtype)
         return x_grad, weight_grad, bias_grad, None, None, None
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """Every channel as often, one beside the other, in the same layout: (N, C, H, W) -> (N, C * times, H, W)."""
+    if x.is_contiguous():
+        return x.unsqueeze(2).expand(-1, -1, times, -1, -1).flatten(1, 2)
+    return x.permute(0, 2, 3, 1).unsqueeze(4).expand(-1, -1, -1, -1, times).flatten(3).permute(0, 3, 1, 2)
 
 
 class _ScaledConv1x1(torch.autograd.Function):
