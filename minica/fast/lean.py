@@ -8,11 +8,15 @@ frozen layer keeps what the gradient of its *input* needs and nothing else:
 * BatchNorm is folded into the convolution before it, where it alone takes that convolution's output: found by how the network
   runs, not by name;
 * an activation of the ReLU family keeps one bit an element; where a trained layer keeps the activation's output anyway, not
-  even that.
+  even that;
+* what is cheap to compute again is not kept but had from what is: a smooth activation's output from its input, a norm's from
+  its input, the wide map between two linear layers from the norm before them, both factors of squeeze-excite, and what an
+  adapter reads (:mod:`minica.fast.recompute` says how, :mod:`minica.fast.planning` which layers are worth it).
 
 What comes before the first adapter keeps nothing by itself: nothing in it requires a gradient.
 
-A lean layer's class is a subclass of its own class (:mod:`minica.fast.lean_layers`); its parameters, keys and hooks stay.
+A lean layer's class is a subclass of its own class (:mod:`minica.fast.lean_layers`, :mod:`minica.fast.recompute_layers`); its
+parameters, keys and hooks stay.
 """
 
 from __future__ import annotations

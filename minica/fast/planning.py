@@ -13,8 +13,8 @@ from ..hooks import remove_hooks
 from .lean_layers import LEAN_CLASS, LeanAct, LeanConv, LeanLinear
 from .recompute_layers import NOTING_CLASS, LeanGate, LeanMeasuringNorm, LeanSmooth
 
-# Multiply-accumulates that are spent for each element that need not be kept.  That is what one element of a 1x1 convolution of
-# 512 channels costs, or of a 3x3 convolution of 56; each costs its layer as much again in every forward and backward pass.
+# Multiply-accumulates that may be spent for each element that need not be kept: what an element costs behind a 1x1 convolution
+# or a linear layer of 512 channels.  Wider ones (ConvNeXt's and Swin's last stages, whose maps are the smallest) are kept.
 MOST_PER_ELEMENT = 512
 CLASSES = LEAN_CLASS | NOTING_CLASS
 VIEWS = ("permute", "transpose", "unsqueeze")  # between a map and what an adapter reads of it
@@ -22,7 +22,7 @@ VIEWS = ("permute", "transpose", "unsqueeze")  # between a map and what an adapt
 
 @dataclass
 class Plan:
-    """By name: convolutions and linear layers that are computed again, and what their plan asks of activations."""
+    """By name: the layers that are computed again, and what that asks of others."""
 
     noting: set[str] = field(default_factory=set)  # layers that take a class of :data:`NOTING_CLASS`
     again: set[str] = field(default_factory=set)
