@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from test_lean import difference, gradients
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import nn
@@ -274,6 +275,25 @@ def test_backward_twice_and_in_part():
         ]
     for found, expected in zip(model.found, plain.found, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["edge", "test_convnext"])
+def test_two_passes_before_one_backward(name):
+    plain, images = adapted(name)
+    model, found = minica.lean(copy.deepcopy(plain)), []
+    for form in (plain, model):
+        found.append(gradients(form, images, lambda x, form=form: form(x) * form(x.flip(0).square())))
+    assert difference(found[1], found[0]) < 1e-9
+
+
+def test_torchvisions_squeeze_excite():
+    torch.manual_seed(0)
+    model = torchvision.models.mobilenet_v3_small(num_classes=5, dropout=0.0).eval()
+    nets.disturb(minica.adapt(model, "conv_parallel")).double()
+    images = torch.randn(2, 3, 64, 64).double()
+    expected, kept = gradients(model, images), activations(minica.lean(model, "none"), images)
+    assert difference(gradients(minica.lean(model), images), expected) < 1e-9
+    assert activations(model, images) < 0.6 * kept
 
 
 def test_weights_given_for_one_call():
