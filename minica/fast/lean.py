@@ -8,24 +8,31 @@ frozen layer keeps what the gradient of its *input* needs and nothing else:
 * BatchNorm is folded into the convolution before it, where it alone takes that convolution's output: found by how the network
   runs, not by name;
 * an activation of the ReLU family keeps one bit an element; where a trained layer keeps the activation's output anyway, not
-  even that.
+  even that;
+* what is cheap to compute again is not kept but had from what is: a smooth activation's output from its input, a norm's from
+  its input, the wide map between two linear layers from the norm before them, both factors of squeeze-excite, and what an
+  adapter reads (:mod:`minica.fast.recompute` says how, :mod:`minica.fast.planning` which layers are worth it).
 
 What comes before the first adapter keeps nothing by itself: nothing in it requires a gradient.
 
-A lean layer's class is a subclass of its own class (:mod:`minica.fast.lean_layers`); its parameters, keys and hooks stay.
+A lean layer's class is a subclass of its own class (:mod:`minica.fast.lean_layers`, :mod:`minica.fast.recompute_layers`); its
+parameters, keys and hooks stay.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from ..counting import check_choice
 from ..discovery import Call, Trace, trace
 from ..hooks import sites
 from ..recipe import Lean, check_parts, has_frozen_running_stats, network_of, plain, unwrap
 from .lean_layers import LEAN_CLASS, LeanBatchNorm2d, LeanBatchNormAct2d, is_frozen_norm
+from .planning import Plan, plan
+from .recompute_layers import NOTING_CLASS
 
 
-def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
+def lean(model: nn.Module, recompute: str = "auto", approximate: bool = False) -> nn.Module:
     """Give the frozen part of ``model`` its leanest form for training, in place.
 
     Gradients of all that trains are those of the plain model within float tolerance, and ``state_dict`` and the saved adapter
@@ -49,27 +56,40 @@ def lean(model: nn.Module, checkpoint: bool = False) -> nn.Module:
         model: any network, usually prepared by :func:`minica.adapt` or :func:`minica.tune` and on the device that it will
             train on.  Where a part of it was adapted, with ``backbone=`` or by itself, that part becomes lean and the rest is
             left as it is.
-        checkpoint: let timm checkpoint the stages as well (``set_grad_checkpointing``), for about a third more time.  It saves
-            most where activations are smooth (ConvNeXt); in ResNets it needs more memory than the lean form alone.
+        recompute: what backward computes again instead of keeping it.  ``"auto"``: what costs next to nothing (a smooth
+            activation, a norm or the product of an adapter's weight and alpha, from what is kept anyway), and a frozen
+            convolution or linear layer in front of them where it costs at most 512 multiply-accumulates for each element that
+            is saved: those of its output, if something keeps that, less those of its input, if nothing keeps that already.
+            In ConvNeXt the first linear layer of each MLP of up to 512 channels is computed again.  Compiled code recomputes
+            what its compiler chooses.  ``"stages"``: let timm checkpoint the stages (``set_grad_checkpointing``), for about a
+            third more time; in ResNets it needs more memory than the lean form alone.  ``"none"``: nothing.
+        approximate: let a smooth activation (GELU, SiLU, Hardswish) whose output nobody needs keep its derivative in one byte
+            an element, to the nearest 127th, instead of having its input again.  Layers whose recomputation saves more than
+            that at the rate above are still computed again.  The gradient's cosine with the exact one is above 0.9999 in
+            every family.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: if ``checkpoint`` is asked of a model that has no such method; it is left plain.
+        ValueError: for an unknown ``recompute``, or if ``"stages"`` is asked of a model that has no such method, or together
+            with ``approximate``; the model is left plain.
     """
     plain(model)
+    check_choice(recompute, "recompute", ("auto", "none", "stages"))
+    if approximate and recompute == "stages":
+        raise ValueError('approximate=True keeps what recompute="stages" computes again; use recompute="auto" or "none".')
     found = networks(model)
-    for network in found if checkpoint else ():
+    for network in found if recompute == "stages" else ():
         if not hasattr(network, "set_grad_checkpointing"):
             raise ValueError(
-                f"{type(network).__name__} has no set_grad_checkpointing, as timm's models do; use checkpoint=False."
+                f'{type(network).__name__} has no set_grad_checkpointing, as timm\'s models do; use recompute="auto".'
             )
     for network in found:
-        if checkpoint:
+        if recompute == "stages":
             network.set_grad_checkpointing(True)
             network._lean_checkpoint = True
-        _make_lean(network)
+        _make_lean(network, recompute == "auto", approximate)
     model._ddp_params_and_buffers_to_ignore = [
         key for key, _ in model.named_buffers() if key.rpartition(".")[2] in Lean.BUFFERS
     ]
@@ -85,7 +105,7 @@ def networks(model: nn.Module) -> list[nn.Module]:
     return [network_of(part) for part in check_parts(model).values()] or [unwrap(model)]
 
 
-def _make_lean(network: nn.Module) -> None:
+def _make_lean(network: nn.Module, again: bool, approximate: bool) -> None:
     try:
         run = trace(network)
     except Exception:  # without a run of the network no BatchNorm is folded; all else needs no run
@@ -93,10 +113,14 @@ def _make_lean(network: nn.Module) -> None:
     modules = dict(network.named_modules())
     norms = {name: norm for name, norm in foldable(network, run).items() if _pads_with_numbers(modules[name])}
     kept = {call.received[0] for call in run.calls if call.received and _trains(call.module)}
+    planned = plan(network, run, norms, approximate, again) if again or approximate else Plan()
     folded = {}
     for name, module in modules.items():
         lean_class = LEAN_CLASS.get(type(module))
         if lean_class is None:
+            if name in planned.noting:
+                module.__class__ = NOTING_CLASS[type(module)]
+                module.__dict__ |= dict(lean_byte=True) if name in planned.in_a_byte else {}
             continue
         if isinstance(module, nn.Conv2d):
             if not module.weight.requires_grad and _pads_with_numbers(module):
@@ -110,8 +134,12 @@ def _make_lean(network: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             if not module.weight.requires_grad:
                 module.__class__ = lean_class
-        elif not all(call.returned in kept for call in run.by_name.get(name, [Call(name, module, [], 0, None)])):
+        elif name in planned.passing or not all(
+            call.returned in kept for call in run.by_name.get(name, [Call(name, module, [], 0, None)])
+        ):
             module.__class__ = lean_class
+        if name in planned.again and isinstance(module, Lean):
+            module.lean_again = True
     for module in modules.values():
         if isinstance(module, (LeanBatchNorm2d, LeanBatchNormAct2d)):
             module.prepare(folded.get(module))

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..kernels import onednn_dilation
 from ..recipe import Lean, has_frozen_running_stats
+from .recompute import leave_note, note_of, possible
 
 # ---------------------------------------------------------------- the weights that a convolution and its BatchNorm amount to
 
@@ -166,9 +167,11 @@ class _FrozenLinear(torch.autograd.Function):
 
 def _autocast(x: Tensor) -> Tensor:
     """In the type that autocast runs convolutions in; a Function is not cast by itself."""
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-        return x
-    return x.to(torch.get_autocast_dtype(x.device.type))
+    return x.to(torch.get_autocast_dtype(x.device.type)) if _is_autocast(x) else x
+
+
+def _is_autocast(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 class _Loading(Lean):
@@ -185,6 +188,8 @@ class _Loading(Lean):
 class LeanConv(_Loading):
     """A frozen convolution, with the BatchNorm behind it if there is one to fold."""
 
+    lean_again = False  # whether its output is worth computing again
+
     def prepare(self, norm: nn.BatchNorm2d | None, places: list[tuple[nn.Module, str, nn.Module]]) -> None:
         self.register_buffer("lean_weight", None, persistent=False)
         self.register_buffer("lean_bias", None, persistent=False)
@@ -195,13 +200,27 @@ class LeanConv(_Loading):
             return super().forward(x)
         weight = self.weight if self.lean_weight is None else self.lean_weight
         bias = self.bias if self.lean_bias is None else self.lean_bias
+        laid_out = self._laid_out(x)
+        dilation = onednn_dilation(self.kernel_size, self.dilation) if x.device.type == "cpu" else self.dilation
+        geometry = (self.stride, self.padding, dilation, self.groups)
+        y = _FrozenConv.apply(laid_out, weight, bias, *geometry)
+        if not self.lean_again or not possible():
+            return y
+
+        def again(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            bias = None if bias is None else bias.to(y_type)
+            return F.conv2d(self._laid_out(x).to(y_type), weight.to(y_type), bias, *geometry)
+
+        y_type = y.dtype
+        return leave_note(y, x, again, (weight,) if bias is None else (weight, bias), note_of(x))
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """Padded where padding depends on the size; in the type of autocast and, on a CPU, in the fastest layout."""
         if isinstance(self, Conv2dSame) or getattr(self, "same_pad", False):
             x = pad_same(x, self.kernel_size, self.stride, self.dilation)
-        dilation = self.dilation
         if x.device.type == "cpu":  # whatever layout the images came in: on a CPU this one is faster, and it stays
             x = x.contiguous(memory_format=torch.channels_last)
-            dilation = onednn_dilation(self.kernel_size, dilation)
-        return _FrozenConv.apply(_autocast(x), weight, bias, self.stride, self.padding, dilation, self.groups)
+        return _autocast(x)
 
 
 class LeanConv2d(LeanConv, nn.Conv2d):
@@ -231,11 +250,22 @@ class LeanScaledStdConv2dSame(LeanConv, ScaledStdConv2dSame):
 class LeanLinear(Lean, nn.Linear):
     """PyTorch keeps no input of a frozen linear layer either; but under autocast it keeps a copy of the weight."""
 
+    lean_again = False  # whether its output is worth computing again
+
     def forward(self, x: Tensor) -> Tensor:
-        cast = _autocast(x)
-        if cast is x or not torch.is_grad_enabled() or self.weight.requires_grad:
+        if not torch.is_grad_enabled() or self.weight.requires_grad:
             return super().forward(x)
-        return _FrozenLinear.apply(cast, self.weight, self.bias)
+        cast, weight, bias = _autocast(x), self.weight, self.bias
+        own = cast is x and (x.dtype == weight.dtype or not _is_autocast(x))
+        y = super().forward(x) if own else _FrozenLinear.apply(cast, weight, bias)
+        if not self.lean_again or not possible():
+            return y
+
+        def again(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            return F.linear(x.to(y_type), weight.to(y_type), None if bias is None else bias.to(y_type))
+
+        y_type = y.dtype
+        return leave_note(y, x, again, (weight,) if bias is None else (weight, bias), note_of(x))
 
 
 # ---------------------------------------------------------------- BatchNorm
@@ -316,26 +346,42 @@ class _MaskedAct(torch.autograd.Function):
 
 
 class LeanAct(Lean):
-    def masked(self, x: Tensor, slope: float = 0.0, limit: float | None = None) -> Tensor:
+    """It keeps a bit an element; its output is had again where its input is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        note, (slope, limit) = note_of(x), self.shape()
+        if not torch.is_grad_enabled() or not x.requires_grad or slope < 0:
+            y = super().forward(x)
+        else:
+            y = self.masked(x, slope, limit)
+        return y if note is None else leave_note(y, x, self.function, before=note)
+
+    def masked(self, x: Tensor, slope: float, limit: float | None) -> Tensor:
         dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
         x = x if dense else x.contiguous()
         return _MaskedAct.apply(x, slope, limit, self.inplace and dense and not torch.compiler.is_compiling())
 
+    def shape(self) -> tuple[float, float | None]:
+        """Its slope below zero, and its limit."""
+        return 0.0, None
+
+    def function(self, x: Tensor) -> Tensor:
+        slope, limit = self.shape()
+        return F.leaky_relu(x, slope) if slope else x.clamp(0, limit)
+
 
 class LeanReLU(LeanAct, nn.ReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.masked(x) if torch.is_grad_enabled() and x.requires_grad else super().forward(x)
+    pass
 
 
 class LeanReLU6(LeanAct, nn.ReLU6):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.masked(x, limit=6.0) if torch.is_grad_enabled() and x.requires_grad else super().forward(x)
+    def shape(self) -> tuple[float, float | None]:
+        return 0.0, 6.0
 
 
 class LeanLeakyReLU(LeanAct, nn.LeakyReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        masked = torch.is_grad_enabled() and x.requires_grad and self.negative_slope > 0
-        return self.masked(x, slope=self.negative_slope) if masked else super().forward(x)
+    def shape(self) -> tuple[float, float | None]:
+        return self.negative_slope, None
 
 
 # Exactly these classes: a subclass that nobody knows may compute something else.
