@@ -341,7 +341,7 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         ("size = 32", "size = 32 pixels", "cannot be read as TOML"),
         ('"tf_efficientnet_lite0"', "[18, 50]", r"backbones must be names, such as \"resnet50\"; got \[18, 50\]"),
         ("tf_efficientnet_lite0", "efficientnet_light", r"\[methods.LP\] on efficientnet_light: unknown backbone"),
-        ('method = "linear"', 'method = "lora"', r"\[methods.LP\] on tf_efficientnet_lite0: unknown method 'lora'"),
+        ('method = "linear"', 'method = "vera"', r"\[methods.LP\] on tf_efficientnet_lite0: unknown method 'vera'"),
         ('method = "linear"', 'scheme = "x"', r"\[methods.LP\].*'method' is missing"),
         ('"linear"', '"linear", compression = 4', "'linear' takes no options; got compression"),
         ('{ method = "linear" }', '"linear"', "methods must be tables"),
@@ -444,6 +444,58 @@ method = "linear"
 lr = 1e-5
 seeds = [0, 1]
 """
+
+
+def test_tuned_step_by_step(tmp_path, monkeypatch):
+    """A rate beyond the edge, then a decay, then an option, each at the best point so far."""
+    text = (
+        TWO_TASKS.replace("[32, 5000]", "32")
+        .replace("[1e-2, 1e37]", "[1e-3, 3e-3]")
+        .replace("weight_decay = 0", "weight_decay = 0.0")
+    )
+    text = text.replace("seeds = [1]", "seeds = [1, 2]\nwiden = true\nthen = { weight_decay = [0.01] }")
+    text = text.replace(
+        '{ method = "linear" }', '{ method = "conv_adapter", scheme = "residual_parallel", then = { compression = [8] } }'
+    )
+    (tmp_path / "steps.toml").write_text(text)
+    seen = []
+
+    def pretend(config, progress=True):
+        """Better the higher the rate, without decay, and at compression 8."""
+        seen.append(
+            (config["lr"], config["weight_decay"], config["options"].get("compression"), config["phase"], config["seed"])
+        )
+        score = min(1, 50 * config["lr"]) - config["weight_decay"] + 0.01 * (config["options"].get("compression", 4) == 8)
+        scores = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "auroc"), score / 2) | {"n": 100}
+        return {"config": config, "trainable": 1, "seconds": 1.0, ("val" if config["phase"] == "tune" else "test"): scores}
+
+    monkeypatch.setattr("minica.experiments.sweeps.run", pretend)
+    assert sweep(tmp_path / "steps.toml", tmp_path / "records")
+    assert seen == [
+        (1e-3, 0.0, None, "tune", 1),
+        (3e-3, 0.0, None, "tune", 1),
+        (9e-3, 0.0, None, "tune", 1),
+        (9e-3, 0.01, None, "tune", 1),
+        (9e-3, 0.0, 8, "tune", 1),
+        (9e-3, 0.0, 8, "final", 1),
+        (9e-3, 0.0, 8, "final", 2),
+    ]
+    assert all(
+        r["selection"]["tried"] == 5 for r in experiments.read_records(tmp_path / "records").values() if "selection" in r
+    )
+    for old, new, said in (
+        (
+            "then = { weight_decay = [0.01] }",
+            "then = { compression = [2] }",
+            "then has 'compression'; give options to the method",
+        ),
+        ("then = { compression = [8] }", "then = { lr = [1.0] }", r"then in \[methods.LP\] has 'lr'; give it to all methods"),
+        ("then = { weight_decay = [0.01] }", "then = { weight_decay = 0.01 }", "then must be lists by key"),
+        ("then = { compression = [8] }", "then = { compression = [0] }", "compression"),
+    ):
+        (tmp_path / "wrong.toml").write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=said):
+            read_plan(tmp_path / "wrong.toml")
 
 
 def test_finalists_and_runs_of_one_phase(tmp_path, capsys):

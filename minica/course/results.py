@@ -38,7 +38,7 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
     for cell in plan.cells:
         best = chosen(cell, found, plan)
         points = [point | sizes for point in (cell.points if best is None else best[:1])]
-        cells[cell.method] = replace(cell, points=points, seeds=cell.seeds[:seeds])
+        cells[cell.method] = replace(cell, points=points, seeds=cell.seeds[:seeds], widen=False, then={})
     shown = [cells[method] for method in methods or cells]
     return replace(plan, seeds=plan.seeds[:seeds], tuning_seeds=plan.tuning_seeds[:seeds], cells=shown)
 

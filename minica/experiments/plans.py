@@ -13,12 +13,12 @@ import statistics
 import tomllib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from ..data import CATALOGUE, PACKAGED
+from ..data import CATALOGUE, PACKAGED, PHOTOGRAPHS
 from ..data.named import NAMED
 from .records import trial_key
 from .runs import LOADING, NETWORKS, tuned_classifier, tuned_network
@@ -39,14 +39,12 @@ NUMBERS = {  # key -> type, least value
 }
 GRID = ("lr", "weight_decay")  # of which all pairs are tried
 LISTED = (*GRID, "seeds", "tuning_seeds")
-SWITCHES = ("cache", "wrong", "phases", "control", "resplit")
+SWITCHES = ("cache", "wrong", "phases", "control", "resplit", "widen")
 NORMALIZATIONS = ("backbone", "imagenet")
-SIZES, SETTINGS = (
-    ("size", "epochs", "batch_size"),
-    ("warmup", "workers", "normalization", "cache", "wrong", "network"),
-)  # of every run
+SIZES = ("size", "epochs", "batch_size")  # of every run, as
+SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "network")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
-OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases")
+OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases", "widen", "then")
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ class Cell:
     grid: dict[str, list]  # what is tuned -> the values tried
     points: list[dict]  # every combination of them, as the configuration of a tuning run but for its seed
     seeds: list[int]  # of the final runs
+    widen: bool = False  # whether a rate beyond the grid's edge is tried if the best one lies there
+    then: dict[str, list] = field(default_factory=dict)  # key -> values that are tried after that, at the best point so far
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ def read_plan(path: str | os.PathLike) -> Plan:
     A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of the two than the others,
     unless it says ``control = true``: not tuned, and compared with at a rate that it is given.
 
+    With ``widen = true`` a rate beyond the edge is tried once if the best one lies there, as far off as the next one inside.
+    ``then = { weight_decay = [0.0], ... }`` tries each of these values after that, key after key, at the best point so far; a
+    method may have ``then`` for options of its own, which come last.
+
     With ``finalists = n`` only the best n points after the first tuning seed are tried with the others.  With
     ``phases = false`` every run trains on train and is scored on val and on test; the choice looks at val alone.
 
@@ -111,13 +115,14 @@ def read_plan(path: str | os.PathLike) -> Plan:
     tuning_seeds = _list(config.get("tuning_seeds", seeds[0]))
     if "finalists" in config and len(tuning_seeds) == 1:
         raise ValueError(f"{path}: finalists go on to further tuning_seeds, but {tuning_seeds[0]} is the only one; add some.")
+    if "finalists" in config and ("then" in config or config.get("widen")):
+        raise ValueError(f"{path}: finalists are of one grid; leave them out, or widen and then.")
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
+        _check_switches(path, " in [[tasks]]", task)
+        known = (*NAMED, "scenes") if "network" in config else (*PACKAGED, *PHOTOGRAPHS, *CATALOGUE)
         for name in _list(task["data"]):
-            if (
-                name not in (*PACKAGED, *CATALOGUE, *((*NAMED, "scenes") if "network" in config else ()))
-                and not Path(str(name)).expanduser().is_dir()
-            ):
+            if name not in known and not Path(str(name)).expanduser().is_dir():
                 raise ValueError(f"{path}: [[tasks]]: there is no data set {name!r}, and no such folder of class folders.")
     if not all(isinstance(backbone, str) for backbone in backbones):
         raise ValueError(f'{path}: backbones must be names, such as "resnet50"; got {config["backbones"]!r}.')
@@ -130,7 +135,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
     phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
     fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
     cells = [
-        _cell(task, backbone, name, dict(method), fixed)
+        _cell(task, backbone, name, dict(method), fixed, config.get("widen", False))
         for table in tasks
         for task in _combinations(table)
         for backbone in backbones
@@ -154,8 +159,11 @@ def _methods(path: Path, config: dict) -> dict[str, dict]:
             if value is None:
                 raise ValueError(f"{path}: {key!r} is missing: give it once for all methods, or in [methods.{name}] too.")
             _check_numbers(path, f"{key} in [methods.{name}]", value)
-        found[name] = {key: value for key, value in method.items() if key != "control"}
+        found[name] = {key: value for key, value in method.items() if key not in ("control", "then")}
         found[name] |= {key: _list(value) for key, value in own.items()}
+        found[name]["then"] = _then(path, "", config) | _then(path, f" in [methods.{name}]", method)
+        if method.get("control", False):
+            found[name]["then"] = {}
         if not method.get("control", False):
             pairs[name] = len(found[name]["lr"]) * len(found[name]["weight_decay"])
     if len(set(pairs.values())) > 1:
@@ -163,15 +171,30 @@ def _methods(path: Path, config: dict) -> dict[str, dict]:
     return found
 
 
-def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict) -> Cell:
-    seeds, points = method.pop("seeds"), []
+def _then(path: Path, where: str, table: dict) -> dict[str, list]:
+    """What is tried after the grid, key by key; for all methods only rates and decays, for one only its own options."""
+    then = table.get("then", {})
+    if not isinstance(then, dict) or not all(isinstance(values, list) and values for values in then.values()):
+        raise ValueError(f"{path}: then{where} must be lists by key, such as {{ weight_decay = [0.0] }}, got {then!r}.")
+    if wrong := [key for key in then if (key in GRID) == bool(where) or key in ("method", "seeds")]:
+        remedy = "give it to all methods alike" if where else "give options to the method that has them"
+        raise ValueError(f"{path}: then{where} has {wrong[0]!r}; {remedy}.")
+    for key in then if not where else ():
+        _check_numbers(path, key, then[key])
+    return then
+
+
+def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen: bool) -> Cell:
+    seeds, then, points = method.pop("seeds"), method.pop("then"), []
+    then = {key: [float(value) for value in values] if key in GRID else values for key, values in then.items()}
     for point in _combinations(method):
         options = {key: value for key, value in point.items() if key not in ("method", *GRID)}
         chosen = {"method": point["method"], "options": options, **{key: float(point[key]) for key in GRID}}
         points.append({**task, "backbone": backbone, **chosen, **fixed})
     label = ", ".join([task["data"], *(f"{key} {value}" for key, value in task.items() if key != "data")])
     grid = {key: value for key, value in method.items() if isinstance(value, list)}
-    return Cell(label, backbone, name, grid, points, seeds)
+    grid |= {key: [*grid.get(key, ()), *values] for key, values in then.items()}
+    return Cell(label, backbone, name, grid, points, seeds, widen and len(points) > 1, then)
 
 
 def _list(value) -> list:
@@ -214,8 +237,11 @@ def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], size: 
     are spent, and before any weights are there."""
     for backbone in backbones:
         for name, method in methods.items():
-            points = _combinations({key: value for key, value in method.items() if key not in (*GRID, "seeds")})
-            for point in points if backbone == backbones[0] else itertools.islice(points, 1):
+            points = [*_combinations({key: value for key, value in method.items() if key not in (*GRID, "seeds", "then")})]
+            points += [
+                points[0] | {key: value} for key, values in method["then"].items() if key not in GRID for value in values
+            ]
+            for point in points if backbone == backbones[0] else points[:1]:
                 try:
                     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
                         config = {"backbone": backbone, "method": point.pop("method"), "options": point, "size": size}
@@ -253,10 +279,33 @@ def _ranked(points: list[dict], seeds: list[int], found: dict[str, dict], metric
     return sorted(scores, key=lambda pair: -pair[1])
 
 
+def known_points(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
+    """The points to be tried, as far as that is known: the grid, a rate beyond its edge, and what is tried after that."""
+
+    def best() -> dict | None:
+        ranked = _ranked(points, plan.tuning_seeds, found, plan.metric)
+        return ranked[0][0] if ranked else None
+
+    points = list(cell.points)
+    if cell.widen:
+        if (here := best()) is None:
+            return points
+        rates = sorted({point["lr"] for point in points})
+        if len(rates) > 1 and here["lr"] in (rates[0], rates[-1]):
+            inside = rates[1] if here["lr"] == rates[0] else rates[-2]
+            points.append(here | {"lr": float(f"{here['lr'] ** 2 / inside:.6g}")})
+    for key, values in cell.then.items():
+        if (here := best()) is None:
+            return points
+        tried = [here | ({key: value} if key in GRID else {"options": here["options"] | {key: value}}) for value in values]
+        points += [point for point in tried if point not in points]
+    return points
+
+
 def _finalists(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
     """The points that are tried with every tuning seed, as far as that is known."""
     if plan.finalists is None or len(cell.points) <= plan.finalists:
-        return cell.points
+        return known_points(cell, found, plan)
     ranked = _ranked(cell.points, plan.tuning_seeds[:1], found, plan.metric) or []
     return [point for point, _ in ranked[: plan.finalists]]
 
@@ -264,8 +313,9 @@ def _finalists(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
 def tuning_runs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[list[dict]]:
     """Of each point of a cell, the runs that the choice is made by."""
     finalists = _finalists(cell, found, plan)
-    seeds = [plan.tuning_seeds if point in finalists else plan.tuning_seeds[:1] for point in cell.points]
-    return [[point | {"seed": seed} for seed in own] for point, own in zip(cell.points, seeds, strict=True)]
+    points = known_points(cell, found, plan)
+    seeds = [plan.tuning_seeds if point in finalists else plan.tuning_seeds[:1] for point in points]
+    return [[point | {"seed": seed} for seed in own] for point, own in zip(points, seeds, strict=True)]
 
 
 def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
@@ -275,7 +325,7 @@ def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
         return []
     if not plan.phases:
         return [{"config": best[0] | {"seed": seed}} for seed in cell.seeds]
-    tried = {"grid": cell.grid, "tried": len(cell.points), "seeds": plan.tuning_seeds}
+    tried = {"grid": cell.grid, "tried": len(known_points(cell, found, plan)), "seeds": plan.tuning_seeds}
     selection = tried | {"metric": plan.metric, "val": best[1]}
     return [{"config": best[0] | {"phase": "final", "seed": seed}, "selection": selection} for seed in cell.seeds]
 

@@ -37,14 +37,15 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
     header.append("95 % interval of one run")
     rows = []
     for cell in plan.cells:
-        tried = sum(all(trial_key(run) in found for run in runs) for runs in tuning_runs(cell, found, plan))
-        row = [cell.task, cell.backbone, cell.method, f"{tried} of {len(cell.points)}"]
+        tuning = tuning_runs(cell, found, plan)
+        tried = sum(all(trial_key(run) in found for run in runs) for runs in tuning)
+        row = [cell.task, cell.backbone, cell.method, f"{tried} of {len(tuning)}"]
         finals = final_records(cell, found, plan)
         if len(finals) < len(cell.seeds):
             rows.append([*row, "-", "-", "-", "-"])
             continue
         config = finals[0]["config"]
-        values = {key: (config | config["options"])[key] for key, tried in cell.grid.items() if len(tried) > 1}
+        values = {key: (config | config["options"]).get(key, "default") for key, tried in cell.grid.items() if len(tried) > 1}
         row.append(", ".join(f"{key} {value}" for key, value in values.items()))
         row += [f"{finals[0]['trainable']:,}", _score(finals, plan.metric), _interval(finals, plan.metric)]
         rows.append(row)
