@@ -56,7 +56,8 @@ def sweep(
             is running on the same records, or an address of Ray that cannot bring them back.
     """
     plan = config if isinstance(config, Plan) else read_plan(config)
-    place = (FOLDER / plan.name if place is None else Path(place)).resolve()
+    given = FOLDER / plan.name if place is None else Path(place)
+    place = given.resolve()  # through a link two sweeps would be one
     if ray is not None and ray.startswith("ray://"):
         raise ValueError(
             f"through Ray's client ({ray}) records do not come back; start it on a machine of the cluster: --ray auto."
@@ -64,7 +65,7 @@ def sweep(
     with locked(place):
         found = {key: record for key, record in read_records(place).items() if not (retry and "error" in record)}
         todo = pending(plan, found)
-        recorded = f"{len(found)} trials recorded in {place}"
+        recorded = f"{len(found)} trials recorded in {given}"
         print(f"{plan.name}: {len(plan.cells)} cells, {recorded}, {len(todo)} to run now", flush=True)
 
         def finished(record: dict) -> None:
