@@ -9,6 +9,7 @@ from minica.__main__ import main
 from minica.data import CATALOGUE
 from minica.experiments import paper
 from minica.experiments.comparison import SCHEME_TUNING, TUNING, paper_table
+from minica.tasks.classification import MONITORS
 
 METHODS = {name: ("conv_adapter", {"scheme": scheme, "compression": 4}) for scheme, name in SCHEME_TUNING.items()}
 METHODS |= {name: (method, {}) for method, name in TUNING.items()}
@@ -19,7 +20,7 @@ def final(backbone, tuning, data, accuracy, seed=0, trainable=1_000_000, **chang
     method, options = METHODS[tuning]
     config = {"data": data, "backbone": backbone, "method": method, "options": options, "lr": 1e-3, "weight_decay": 0.0}
     config |= {"epochs": 100, "phase": "final", "seed": seed, **changes}
-    return {"config": config, "selection": {"val": 0.5}, "trainable": trainable, "test": {"accuracy": accuracy}}
+    return {"config": config, "selection": {"val": 0.5}, "trainable": trainable, "test": dict.fromkeys(MONITORS, accuracy)}
 
 
 def papers_own(*numbers):
