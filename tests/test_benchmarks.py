@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
 
-from benchmarks import dense
+from benchmarks import dense, gpu
 from benchmarks.__main__ import main
 from benchmarks.measure import ratio, summary, table
 from benchmarks.methods import METHODS
@@ -92,3 +93,26 @@ def test_one_of_them_again():
     (recorded,) = [record for record in records("dense_memory") if record["config"].items() >= config.items()]
     for name, entry in dense.measure(recorded["config"])["methods"].items():
         assert entry == pytest.approx(recorded["methods"][name], rel=0.01), name
+
+
+def test_the_script_for_a_gpu(tmp_path, capsys):
+    """On a CPU at ``smoke``: it stops when its time is over, and goes on with what is missing."""
+    arguments = ["--preset", "smoke", "--out", str(tmp_path)]
+    assert gpu.main([*arguments, "--minutes", "0"]) == 1 and not records("table_10", tmp_path)
+    assert gpu.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "0 trials known" in shown and "measured test_resnet" in shown and "| LP |" in shown
+    assert [len(records(name, tmp_path)) for name in ("central", "table_10", "benchmark_bf16")] == [19, 4, 1]
+    assert all(record["hardware"] and "error" not in record for record in records("central", tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+    assert gpu.main([*arguments, "--minutes", "0"]) == 0, "nothing is left to do"
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU here; on a CPU --preset smoke"):
+            gpu.main(["--out", str(tmp_path)])
+
+
+def test_the_central_table_on_a_gpu():
+    plan = gpu.central_plan(gpu.PRESETS["gpu"])
+    assert len(plan.cells) == 10 and all(point["size"] == 128 for cell in plan.cells for point in cell.points)
+    assert len([*gpu.cost_cells(gpu.PRESETS["gpu"], "cuda")]) == 2 * 4 + 3
