@@ -18,8 +18,9 @@ from ..fast.layout import as_weights
 from ..run_folder import nested
 
 MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
-# Below this difference between the log-probabilities of any two images of a batch, training has collapsed.  At the end of the
-# second pass, of minica.experiments.collapse's runs, those that end collapsed are below it, and those that learn far above.
+# Below this difference between the log-probabilities of any two images of a batch, training has collapsed.  Of the runs of
+# minica.experiments.collapse, those that collapse fall to exactly 0 within some passes; those that learn are far above by the
+# end of the second.
 SAME = 0.02
 OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
