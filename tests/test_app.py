@@ -21,8 +21,8 @@ from minica import data
 from minica.__main__ import main
 from minica.app import report
 from minica.app.choices import choose_scheme, class_weights
-from minica.app.pictures import draw_splits, read_pictures
 from minica.app.prediction import as_csv, load_run
+from minica.app.splits import draw_splits, read_pictures
 from minica.data.table import read_table
 from minica.experiments.scores import balanced_interval
 

@@ -255,7 +255,7 @@ def test_endings_that_are_read_and_those_that_are_counted(tmp_path):
 def test_a_split_folder_of_another_name_is_named(tmp_path):
     for split in ("train", "val", "eval"):
         make_folder(tmp_path / "pets" / split, cats=4, dogs=4)
-    with pytest.warns(UserWarning, match="'eval' has class folders like a split, but .*train, val, .*rename it"):
+    with pytest.warns(UserWarning, match="'eval' has class folders like a split, but .*train, .*val, .*rename it"):
         assert [len(d) for d in _sets(data.load(tmp_path / "pets", size=8))][2] == 8
     make_folder(tmp_path / "pets", more=3)
     picture().save(tmp_path / "pets" / "train" / "overview.png")

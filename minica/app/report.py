@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from ..atomic import write_atomically
-from .pictures import Pictures
+from .splits import Pictures
 
 EXAMPLES, WORST = 24, 24  # pictures that are shown
 FEW = 50  # test pictures, below which the report warns of its own numbers

@@ -24,8 +24,8 @@ from ..schemes import adapt
 from ..training import TrainingDiverged, fit, predict
 from .baselines import baselines, features, scores
 from .choices import AUGMENT, BACKBONE, PRESETS, WARMUP, WEIGHT_DECAY, Preset, choose_scheme, class_weights
-from .pictures import RESIZE, Pictures, read_pictures
 from .report import write_report
+from .splits import RESIZE, Pictures, read_pictures
 
 PLAN, RUN, REPORT, TRIALS = "plan.json", "run.json", "report.html", "trials"
 ADAPTED, PROBE = "adapters", "linear probe"  # of what is compared on the test pictures
@@ -50,7 +50,7 @@ def train_folder(
 
     Args:
         data: a folder of class folders, split into ``train``, ``val`` and ``test`` or not, or a CSV with the columns ``path``
-            and ``label``, and ``group`` and ``split`` where they are known; see :func:`minica.app.pictures.read_pictures`.
+            and ``label``, and ``group`` and ``split`` where they are known; see :func:`minica.app.splits.read_pictures`.
         out: a new folder, or that of the same run.
         preset: ``"smoke"`` (seconds; its numbers mean nothing), ``"laptop"`` or ``"gpu"``: picture size, rates and epochs.
         backbone: a name that :func:`minica.create_backbone` knows.  Where its adapters sit follows from its shape, see

@@ -184,37 +184,29 @@ def load(
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, since pixels are divided by it, got {std}.")
 
+    if skip_broken and name in (*PACKAGED, *PHOTOGRAPHS, *CATALOGUE):
+        raise ValueError(f"skip_broken= is for folders of images of your own, not for {name!r}; leave it out.")
     if name in CATALOGUE:
-        if skip_broken:
-            raise ValueError(
-                f"skip_broken= is for folders of images, not for {name!r}, whose images are counted; leave it out."
-            )
         data = _from_catalogue(str(name), task, train_size, shots, seed, root)
     elif name in PHOTOGRAPHS:
-        if skip_broken:
-            raise ValueError(f"skip_broken= is for folders of images of your own, not for {name!r}; leave it out.")
         data = PHOTOGRAPHS[name](task, size, resize or "squash", seed, root)
-        if shots is not None:
-            _keep_shots(data, shots, train_size, seed)
     elif name in PACKAGED or Path(name).expanduser().exists():
         if root is not None:
             raise ValueError(f"root= is for benchmarks, not for {os.fspath(name)!r}; leave it out.")
-        if skip_broken and name in PACKAGED:
-            raise ValueError(f"skip_broken= is for folders of images, not for {name!r}; leave it out.")
         if name in PACKAGED:
             data = PACKAGED[name](task, size, resize or "squash", seed)
         elif task is not None:
             raise ValueError(f"a folder of class folders has only one task, got task={task!r}; leave it out.")
         else:
             data = image_folder(Path(name).expanduser(), size, resize or "squash", seed, skip_broken)
-        if shots is not None:
-            _keep_shots(data, shots, train_size, seed)
     else:
         raise ValueError(
             f"unknown data set {os.fspath(name)!r}, which is no folder either; choose one of "
             f"{', '.join([*PACKAGED, *PHOTOGRAPHS, *CATALOGUE])}, or give the path of a folder that holds one folder of images "
             "for each class."
         )
+    if shots is not None and name not in CATALOGUE:  # a benchmark's reader draws its own
+        _keep_shots(data, shots, train_size, seed)
 
     splits, augment = data.splits, augment or data.augment
     if train_size is not None:

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .files import leaves, read_text
+from .folder import SPLITS
 from .images import has_image_ending
 from .masks import find_pairs
 from .pictures import (
-    SPLITS,
     Remarks,
     by_stem,
     complete_splits,

@@ -11,11 +11,13 @@ import numpy as np
 
 from .images import Collection, decode_all, endings, has_image_ending, stratified_split, unread
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# What the folder of a split is called, in any case.
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS |= {"testing": "test"}
 
 
 def image_folder(root: Path, size: int, resize: str, seed: int, skip_broken: bool = False) -> Collection:
-    """``root/<class>/*.jpg`` or ``root/{train,val,test}/<class>/*.jpg``; ``valid`` and ``validation`` mean ``val`` too.
+    """``root/<class>/*.jpg`` or ``root/{train,val,test}/<class>/*.jpg``; :data:`SPLITS` has the names.
 
     Classes are the names of the class folders, sorted; images may lie in sub-folders of them.  Hidden files and folders
     are ignored, links to folders inside a class are not followed.  Without split folders each class is split 60/20/20

@@ -17,11 +17,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from .folder import SPLITS
 from .images import eight_bits, has_image_ending, opened, stratified_split, why
 
-SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
-}  # fmt: skip
 SHOWN = 5  # problems that an error names; the rest are counted
 ORIENTATION = 0x0112  # EXIF's
 Item, Result = TypeVar("Item"), TypeVar("Result")
