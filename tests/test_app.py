@@ -402,7 +402,7 @@ def test_splits_of_a_table_are_taken_and_checked(tmp_path):
         (["path;label", "a.png;a"], "has no column 'path', only path;label; its first line must be path,label"),
         (["path,label"], "has no line below its header"),
         (["path,label", "a.png,"], r"mine.csv:2: the label is empty"),
-        (["path,label,split", "a.png,a,eval"], r"mine.csv:2: the split is 'eval'; expected one of train, val"),
+        (["path,label,split", "a.png,a,eval"], r"mine.csv:2: the split is 'eval'; expected one of train, .*val"),
         (["path,label", '"a.png', "b.png,a"], r"mine.csv:3: the label is empty"),
         (["path,label", "a.png,a", "b.png,a", "a.png,b"], r"mine.csv:4: a.png has label 'b' here and 'a' in line 2"),
     ],
