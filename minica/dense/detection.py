@@ -111,11 +111,7 @@ def retinanet(
     The arguments are those of :func:`faster_rcnn`, the options those of torchvision's ``RetinaNet``.  ``num_classes`` counts
     the background here too, as torchvision does.
     """
-    if out_indices is None:
-        with torch.device("meta"):
-            strides = pyramid.feature_pyramid(backbone, pretrained=False).feature_info
-        out_indices = [info["index"] for info in strides.get_dicts() if info["reduction"] >= 8]
-    body = pyramid.feature_pyramid(backbone, out_indices=out_indices, pretrained=pretrained)
+    body = pyramid.feature_pyramid(backbone, out_indices=out_indices, finest=8, pretrained=pretrained)
     last, strides = body.feature_info.channels()[-1], body.feature_info.reduction()
     net = PyramidBackbone(body, channels, LastLevelP6P7(last, channels))
     widths = [4 * stride for stride in (*strides, 2 * strides[-1], 4 * strides[-1])]

@@ -11,16 +11,16 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..backbones import create_backbone
 
-FINEST = 4  # the least stride of a map, in pixels, that is taken unless the caller chooses
 
-
-def feature_pyramid(name: str, *, out_indices: Sequence[int] | None = None, pretrained: bool = True, **options) -> nn.Module:
+def feature_pyramid(
+    name: str, *, out_indices: Sequence[int] | None = None, finest: int = 4, pretrained: bool = True, **options
+) -> nn.Module:
     """timm's ``features_only`` form of a backbone, with the weights that :func:`minica.create_backbone` gives it.
 
     Args:
         name: of :func:`minica.create_backbone`.
-        out_indices: which of the network's maps; by default all with a stride of at least 4.  What comes after the last of
-            them is left out of the network.
+        out_indices: which of the network's maps; by default all with a stride of at least ``finest`` pixels.  What comes after
+            the last of them is left out of the network.
         options: further ones of :func:`minica.create_backbone`, such as ``output_stride`` or ``drop_path_rate``.
 
     Returns:
@@ -33,7 +33,7 @@ def feature_pyramid(name: str, *, out_indices: Sequence[int] | None = None, pret
     if out_indices is None:
         with torch.device("meta"):  # only to see the strides
             strides = create_backbone(name, features_only=True, pretrained=False, **options).feature_info.reduction()
-        out_indices = [at for at, stride in enumerate(strides) if stride >= FINEST]
+        out_indices = [at for at, stride in enumerate(strides) if stride >= finest]
     return create_backbone(name, features_only=True, out_indices=tuple(out_indices), pretrained=pretrained, **options)
 
 
