@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import data
 from ..backbones import create_backbone, normalization
 from ..dense import pyramid
-from ..tasks.classification import metrics
+from ..tasks.classification import all_the_same, metrics
 from ..training import evaluate, fit, predict
 from ..tuning import tune
 from .low_rank import KINDS, low_rank
@@ -133,12 +133,16 @@ def run(config: dict, progress: bool = True) -> dict:
 
 
 def _scores(model: torch.nn.Module, images: Dataset, config: dict) -> dict:
-    """The metrics on one set of images, and with ``wrong`` the indices of those that were guessed wrong."""
+    """The metrics on one set of images.
+
+    Of classification also whether the answer is ``constant`` over them (training has collapsed), and with ``wrong`` the indices
+    of those that were guessed wrong.
+    """
     if dense := _dense(config):
         loader = DataLoader(images, config["batch_size"], collate_fn=getattr(dense, "collate", None))
         return evaluate(model, loader, metrics=dense.metrics)
     logits, labels = predict(model, images, workers=config.get("workers", 0))
-    found = metrics(logits, labels)
+    found = metrics(logits, labels) | {"constant": all_the_same(logits)}
     if config.get("wrong"):
         found["wrong"] = (logits.argmax(1) != labels).nonzero().flatten().tolist()
     return found

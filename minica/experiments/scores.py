@@ -3,9 +3,58 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+
+
+class Comparison(NamedTuple):
+    """Two methods on the same splits, draws or seeds, run by run; differences and interval are of a metric in [0, 1]."""
+
+    differences: dict[int, float]  # seed -> the one minus the other
+    mean: float
+    low: float  # of the 95 % interval of the mean over splits or seeds (Student's t)
+    high: float
+
+    @property
+    def one_sign(self) -> bool:
+        """Whether every run differs in the same direction; with fewer than five runs that is a hint."""
+        return all(d > 0 for d in self.differences.values()) or all(d < 0 for d in self.differences.values())
+
+    def verdict(self, margin: float) -> str:
+        """Where the interval lies: inside +-``margin``, else on one side of zero, else it cannot be told."""
+        if -margin <= self.low and self.high <= margin:
+            return f"within {100 * margin:g} points"
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "cannot be told"
+
+
+def compare(one: Iterable[dict], other: Iterable[dict], metric: str = "accuracy", split: str = "test") -> Comparison:
+    """The records ``one`` minus the records ``other``, paired by their seeds.
+
+    Raises:
+        ValueError: unless the two have the same seeds, at least two.
+    """
+    pairs = [{record["config"]["seed"]: record[split][metric] for record in found} for found in (one, other)]
+    if pairs[0].keys() != pairs[1].keys() or len(pairs[0]) < 2:
+        seeds = " and ".join(str(sorted(found)) for found in pairs)
+        raise ValueError(f"runs are compared seed by seed, over two seeds at least, got {seeds}.")
+    differences = {seed: pairs[0][seed] - pairs[1][seed] for seed in sorted(pairs[0])}
+    values = list(differences.values())
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    mean = statistics.mean(values)
+    return Comparison(differences, mean, float(mean - half), float(mean + half))
+
+
+def collapsed(record: dict) -> bool:
+    """Whether a trained classifier gives the same answer for every test image; such a run has failed."""
+    return record["test"].get("constant", False)
+
+
+def learned(found: Sequence[dict]) -> list[dict]:
+    """The records whose runs have not :func:`collapsed`."""
+    return [record for record in found if not collapsed(record)]
 
 
 def spread(found: Iterable[dict], split: str = "test", metric: str = "accuracy") -> tuple[float, float, float]:

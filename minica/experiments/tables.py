@@ -9,7 +9,7 @@ from ..tasks.classification import wilson_interval
 from .plans import Plan, final_records, known_jobs, tuning_runs
 from .records import trial_key
 from .runs import describe
-from .scores import spread, spread_text
+from .scores import learned, spread, spread_text
 
 
 def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -25,7 +25,8 @@ def methods_table(found: dict[str, list[dict]]) -> str:
     for name, records in found.items():
         size, (low, mean, high) = records[0]["trainable"], spread(records)
         balanced = spread(records, metric="balanced_accuracy")[1]
-        rows.append([name, f"{size:,}", f"{size / full:.1%}", f"{mean:.1%} ({low:.1%} to {high:.1%})", f"{balanced:.1%}"])
+        accuracy = f"{mean:.1%} ({low:.1%} to {high:.1%}){_failures(records, 'accuracy')}"
+        rows.append([name, f"{size:,}", f"{size / full:.1%}", accuracy, f"{balanced:.1%}"])
     header = ["method", "trained parameters", "of full", "test accuracy: mean (lowest to highest)", "balanced accuracy"]
     return markdown(header, rows)
 
@@ -69,7 +70,16 @@ def grid_table(plan: Plan, found: dict[str, dict]) -> str:
 
 
 def _score(finals: list[dict], metric: str) -> str:
-    return spread_text([100 * record["test"][metric] for record in finals], digits=1)
+    return spread_text([100 * record["test"][metric] for record in finals], digits=1) + _failures(finals, metric)
+
+
+def _failures(finals: list[dict], metric: str) -> str:
+    """How many runs collapsed, and the mean of the others; nothing if none did."""
+    others = [record["test"][metric] for record in learned(finals)]
+    if len(others) == len(finals):
+        return ""
+    mean = f", the others {sum(others) / len(others):.1%}" if others else ""
+    return f"; {len(finals) - len(others)} of {len(finals)} collapsed{mean}"
 
 
 def _interval(finals: list[dict], metric: str) -> str:

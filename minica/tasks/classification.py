@@ -44,7 +44,7 @@ class CrossEntropy:
         logits = model(as_weights(model, images)).float()
         self.calls += 1
         looks = not self.said and self.calls % self.steps == 0 and self.calls > self.steps and len(logits) > 1
-        if looks and _all_the_same(logits.detach()):
+        if looks and all_the_same(logits.detach()):
             self.said = True
             text = f"after {self.calls} batches the network gives the same answer for every image: training has collapsed"
             remedy = "start again with a longer warm-up (warmup=0.3) or a lower lr"
@@ -52,7 +52,8 @@ class CrossEntropy:
         return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
 
 
-def _all_the_same(logits: Tensor) -> bool:
+def all_the_same(logits: Tensor) -> bool:
+    """Whether a network gives one answer for all images (N, C): see :data:`SAME`."""
     scores = logits.log_softmax(1)
     return (scores.amax(0) - scores.amin(0)).max().item() < SAME
 

@@ -1,0 +1,65 @@
+"""Comparisons of methods over runs: intervals by hand, failures counted."""
+
+import pytest
+from minica.experiments.scores import collapsed, compare, learned
+from minica.experiments.tables import methods_table
+
+
+def records(*accuracies, seeds=None, constant=()):
+    return [
+        {
+            "config": {"seed": seed},
+            "trainable": 10,
+            "test": {"accuracy": value, "balanced_accuracy": value, "constant": seed in constant},
+        }
+        for seed, value in zip(seeds or range(len(accuracies)), accuracies, strict=True)
+    ]
+
+
+def test_an_interval_over_five_splits_by_hand():
+    found = compare(records(0.92, 0.93, 0.95, 0.94, 0.96), records(0.9, 0.9, 0.9, 0.9, 0.9))
+    assert found.mean == pytest.approx(0.04)
+    # Differences .02 to .06: standard deviation .0158114, of the mean .0070711; t(0.975, 4 degrees of freedom) = 2.776445
+    assert (found.low, found.high) == pytest.approx((0.04 - 2.776445 * 0.0070711, 0.04 + 2.776445 * 0.0070711), abs=1e-6)
+    assert found.one_sign and list(found.differences) == [0, 1, 2, 3, 4]
+
+
+def test_runs_are_paired_by_their_seeds_and_not_by_their_order():
+    found = compare(records(0.5, 0.7, seeds=(1, 2)), records(0.6, 0.4, seeds=(2, 1)))
+    assert list(found.differences.values()) == pytest.approx([0.1, 0.1])
+    assert found.low == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        ((0.899, 0.905, 0.895, 0.9, 0.903), "within 2 points"),
+        ((0.95, 0.96, 0.95, 0.94, 0.95), "better"),
+        ((0.85, 0.86, 0.85, 0.84, 0.85), "worse"),
+        ((0.99, 0.8, 0.95, 0.82, 0.93), "cannot be told"),
+    ],
+)
+def test_verdicts(ours, verdict):
+    found = compare(records(*ours), records(0.9, 0.9, 0.9, 0.9, 0.9))
+    assert found.verdict(0.02) == verdict
+    assert found.one_sign == (verdict in ("better", "worse"))
+
+
+def test_a_margin_is_part_of_the_verdict():
+    found = compare(records(0.899, 0.905, 0.895, 0.9, 0.903), records(0.9, 0.9, 0.9, 0.9, 0.9))
+    assert found.verdict(0.001) == "cannot be told"
+
+
+@pytest.mark.parametrize("other", [records(0.9, 0.9, seeds=(0, 5)), records(0.9)])
+def test_other_seeds_are_refused(other):
+    with pytest.raises(ValueError, match="seed by seed"):
+        compare(records(0.9, 0.8), other)
+
+
+def test_a_mean_over_failed_runs_never_stands_alone():
+    found = records(0.9, 0.1, 0.94, constant=(1,))
+    assert [collapsed(record) for record in found] == [False, True, False] and len(learned(found)) == 2
+    shown = methods_table({"Adapters": found, "Probe": records(0.5, 0.5, 0.5)})
+    assert "64.7% (10.0% to 94.0%); 1 of 3 collapsed, the others 92.0%" in shown
+    assert "50.0% (50.0% to 50.0%) |" in shown
+    assert "2 of 2 collapsed |" in methods_table({"Adapters": records(0.1, 0.1, constant=(0, 1))})
