@@ -42,12 +42,13 @@ PARALLEL = LITE0 | dict(options=dict(scheme="conv_parallel", compression=64), lr
 SEQUENTIAL = LITE0 | dict(options=dict(scheme="conv_sequential", compression=64), lr=2e-3)
 BOTTLENECK = TRUNK | dict(options=dict(scheme="conv_parallel", compression=4), lr=1e-2)
 POSITION, ORIENTATION, COUNT = (dict(data="shapes", task=task) for task in ("position", "orientation", "count"))
-SHORT, LONG = dict(steps=300, warmup_steps=30), dict(steps=300, warmup_steps=90)  # 0.1, the paper's part of all steps, and 0.3
+# 0.1, the paper's part of all steps, 0.3 and 0.5
+SHORT, LONG, HALF = (dict(steps=300, warmup_steps=n) for n in (30, 90, 150))
 
 # Name of a group -> what its cells change, and how many seeds each has.  Earlier groups decide what is run at all.
 GROUPS = {
     "decisive": ([RESIDUAL | POSITION | SHORT, RESIDUAL | POSITION | LONG], 20),
-    "confirmation": ([RESIDUAL | task | steps for task in (ORIENTATION, COUNT) for steps in (SHORT, LONG)], 10),
+    "confirmation": ([RESIDUAL | task | steps for task in (ORIENTATION, COUNT) for steps in (HALF, LONG, SHORT)], 10),
     "schemes": ([setting | POSITION | steps for setting in (PARALLEL, SEQUENTIAL) for steps in (SHORT, LONG)], 10),
     "price": (
         [
@@ -58,7 +59,7 @@ GROUPS = {
                 RESIDUAL | POSITION,
                 RESIDUAL | dict(data="solar-cells", task="defect", size=96),
             )
-            for steps in (SHORT, LONG)
+            for steps in (SHORT, HALF, LONG)
         ],
         10,
     ),
@@ -87,7 +88,7 @@ GROUPS = {
         [
             RESIDUAL | POSITION | change
             for change in (
-                dict(steps=300, warmup_steps=150),
+                HALF,
                 LONG | dict(classifier_rate=0.1),
                 LONG | dict(optimizer="RAdam"),
             )
@@ -151,8 +152,9 @@ def trial(config: dict) -> dict:
 
     optimizer, factors = _optimizer(model, config)
     steps, batch_size = config["steps"], config["batch_size"]
+    looked_at = config.get("until", steps) * batch_size  # images; the rate rises and falls as if all steps were made
     a_pass, order = len(task.train) // batch_size, torch.Generator().manual_seed(config["seed"])
-    sampler = RandomSampler(task.train, num_samples=steps * batch_size, generator=order)
+    sampler = RandomSampler(task.train, num_samples=looked_at, generator=order)
     torch.manual_seed(config["seed"] + 1)  # augmentation
     with in_channels_last(model):
         if not learning:

@@ -39,10 +39,10 @@ NUMBERS = {  # key -> type, least value
 }
 GRID = ("lr", "weight_decay")  # of which all pairs are tried
 LISTED = (*GRID, "seeds", "tuning_seeds")
-SWITCHES = ("cache", "wrong", "phases", "control", "resplit", "widen")
+SWITCHES = ("cache", "wrong", "weight_cka", "phases", "control", "resplit", "widen")
 NORMALIZATIONS = ("backbone", "imagenet")
 SIZES = ("size", "epochs", "batch_size")  # of every run, as
-SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "network")
+SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
 OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases", "widen", "then")
 
@@ -117,6 +117,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(f"{path}: finalists go on to further tuning_seeds, but {tuning_seeds[0]} is the only one; add some.")
     if "finalists" in config and ("then" in config or config.get("widen")):
         raise ValueError(f"{path}: finalists are of one grid; leave them out, or widen and then.")
+    if "reference" in config and config["reference"] not in (*PACKAGED, *PHOTOGRAPHS, *CATALOGUE):
+        raise ValueError(f"{path}: reference is {config['reference']!r}, and no data set has that name.")
     for task in tasks:
         _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
         _check_switches(path, " in [[tasks]]", task)

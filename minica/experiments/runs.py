@@ -14,6 +14,7 @@ Several GPUs, or processes, share a run that ``accelerate launch`` or ``torchrun
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import platform
@@ -26,7 +27,7 @@ from types import ModuleType
 
 import psutil
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from .. import data
 from ..backbones import create_backbone, normalization
@@ -36,9 +37,11 @@ from ..training import evaluate, fit, predict
 from ..tuning import tune
 from .low_rank import KINDS, low_rank
 from .records import SCORED
+from .similarity import READINGS, median_distance, mmd, pooled_features, weight_cka
 
 TRAINED = {"tune": "train", "final": "final", None: "train"}  # what a run of each phase trains on
 NETWORKS = {"faster_rcnn": "detection", "retinanet": "detection", "upernet": "segmentation"}  # modules of minica.dense
+COMPARED = 500  # images of a task, and of the reference, whose features are compared
 LOADING = ("size", "task", "train_size", "shots", "resize", "augment", "resplit")
 TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
 
@@ -110,10 +113,13 @@ def run(config: dict, progress: bool = True) -> dict:
     the last epoch.  With ``wrong`` set, each of the scores also lists which images were guessed wrong, by their index.
 
     Returns:
-        A record: ``config``, ``trainable`` parameters, ``test`` and ``val`` metrics, the training loss by epoch,
+        A record: ``config``, ``trainable`` parameters, ``test`` and ``val`` metrics, the training loss by epoch, with
+        ``weight_cka`` set and full fine-tuning the CKA of every layer's filters with the pre-trained ones and, with the name
+        of a data set as ``reference``, the ``mmd`` of its images and the task's,
         ``seconds`` of training, ``peak_memory`` in bytes (of the GPU, else of the process so far), and where it ran.
     """
     model, task = prepare(config)
+    before = copy.deepcopy(model) if config.get("weight_cka") and config["method"] == "full" else None
     train, scored = TRAINED[config.get("phase")], SCORED[config.get("phase")]  # what is tuned never sees the test images
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -126,6 +132,8 @@ def run(config: dict, progress: bool = True) -> dict:
         "trainable": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         **scores,
         "train_loss": [round(epoch["train_loss"], 4) for epoch in history],
+        **({} if before is None else {"weight_cka": _weight_cka(before, model)}),
+        **({} if before is None or "reference" not in config else {"mmd": _distance(before, task, config)}),
         "seconds": round(seconds, 1),
         "peak_memory": peak_memory(),
         **provenance(),
@@ -146,6 +154,23 @@ def _scores(model: torch.nn.Module, images: Dataset, config: dict) -> dict:
     if config.get("wrong"):
         found["wrong"] = (logits.argmax(1) != labels).nonzero().flatten().tolist()
     return found
+
+
+def _weight_cka(before: torch.nn.Module, after: torch.nn.Module) -> dict[str, dict[str, float]]:
+    """By reading of a kernel as samples, by layer: how alike the filters are before and after training."""
+    found = {reading: weight_cka(before, after, reading) for reading in READINGS}
+    return {reading: {layer: round(value, 5) for layer, value in by_layer.items()} for reading, by_layer in found.items()}
+
+
+def _distance(before: torch.nn.Module, task: data.Task, config: dict) -> dict[str, float]:
+    """MMD of the pre-trained network's features of :data:`COMPARED` training images with those of the reference's test images.
+
+    The bandwidth is the median distance within the reference, so that it is the same for every task.
+    """
+    reference = data.load(config["reference"], size=config["size"], **normalization(config["backbone"])).test
+    own, theirs = (pooled_features(before, Subset(part, range(min(COMPARED, len(part))))) for part in (task.train, reference))
+    bandwidth = median_distance(theirs, theirs)
+    return {kind: round(mmd(own, theirs, bandwidth, kind == "unbiased"), 6) for kind in ("biased", "unbiased")}
 
 
 def peak_memory() -> int:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..fast.layout import channels_last
 from ..profiling import modes_kept
@@ -170,6 +171,19 @@ def _keep(outputs: dict[str, Tensor], name: str):
         outputs[name] = output
 
     return hook
+
+
+@torch.no_grad()
+def pooled_features(model: nn.Module, images: Dataset, batch_size: int = 100) -> Tensor:
+    """What a classifier's last layer receives, (N, C), of N images (with or without labels), in evaluation mode."""
+    device, found = next(model.parameters()).device, []
+    with modes_kept(model):
+        model.eval()
+        for batch in DataLoader(images, batch_size):
+            batch = batch[0] if isinstance(batch, (list, tuple)) else batch
+            maps = model.forward_features(channels_last(batch.to(device)))
+            found.append(model.forward_head(maps, pre_logits=True).flatten(1).cpu())
+    return torch.cat(found)
 
 
 def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None, unbiased: bool = False) -> float:
