@@ -29,7 +29,7 @@ def short_name(task: str) -> str:
 
 
 def gain_against(tasks: Sequence[Task], values: dict[str, Sequence[float]]) -> Figure:
-    """Conv-Adapter's gain over full fine-tuning, in points, against one value a task; a panel each of ``values`` (:data:`AXES`).
+    """Conv-Adapter's gain over full fine-tuning, in points, against a value a task; a panel each of ``values`` (:data:`AXES`).
 
     A dot is a task's mean over seeds, the bar reaches from its lowest to its highest seed.
     """
