@@ -1,6 +1,7 @@
 """Comparisons of methods over runs: intervals by hand, failures counted."""
 
 import pytest
+
 from minica.experiments.scores import collapsed, compare, learned
 from minica.experiments.tables import methods_table
 

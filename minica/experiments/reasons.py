@@ -1,7 +1,7 @@
 """Where Conv-Adapter comes close to full fine-tuning, and whether the paper's two explanations hold on our records.
 
-The paper (Section B.3, Figure 7): the less full fine-tuning changes the filters (a higher CKA of weights before and after),
-and the closer a task's images are to those of the pre-training (a lower MMD), the more Conv-Adapter gains over full fine-tuning.
+The paper (Section B.3, Figure 7): the less full fine-tuning changes the filters (a higher CKA of those before and after), and
+the closer a task's images are to those of the pre-training (a lower MMD), the more Conv-Adapter gains over full fine-tuning.
 """
 
 from __future__ import annotations
