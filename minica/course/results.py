@@ -38,7 +38,8 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
     for cell in plan.cells:
         best = chosen(cell, found, plan)
         points = [point | sizes for point in (cell.points if best is None else best[:1])]
-        cells[cell.method] = replace(cell, points=points, seeds=cell.seeds[:seeds], widen=False, then={})
+        rate_of = cell.rate_of if best is None and cell.rate_of in (methods or [cell.rate_of]) else None
+        cells[cell.method] = replace(cell, points=points, seeds=cell.seeds[:seeds], widen=False, then={}, rate_of=rate_of)
     shown = [cells[method] for method in methods or cells]
     return replace(plan, seeds=plan.seeds[:seeds], tuning_seeds=plan.tuning_seeds[:seeds], cells=shown)
 
