@@ -105,6 +105,15 @@ def trials(group: str) -> list[dict]:
     return [cell | {"seed": seed} for seed in range(seeds) for cell in cells]
 
 
+def cells(groups: list[str], found: dict[str, dict]) -> list[tuple[dict, list[dict]]]:
+    """The cells of some groups: what all trials of one share, and the records there are of them."""
+    return [
+        (cell, [found[key] for seed in range(GROUPS[group][1]) if (key := trial_key(cell | {"seed": seed})) in found])
+        for group in groups
+        for cell in GROUPS[group][0]
+    ]
+
+
 def run_all(groups: list[str], place=RESULTS / "collapse.json") -> None:
     """Run what has no record yet, trial by trial, group by group."""
     if unknown := [name for name in groups if name not in GROUPS]:

@@ -78,7 +78,7 @@ class Plan:
 # ---------------------------------------------------------------- the config
 
 
-def read_plan(path: str | os.PathLike) -> Plan:
+def read_plan(path: str | os.PathLike, rehearse: bool = True) -> Plan:
     """The plan that a TOML file asks for; ``configs/`` has examples.
 
     Wherever a list stands, each of its values is meant: of a task's options all combinations are tasks, of a method's options
@@ -94,6 +94,9 @@ def read_plan(path: str | os.PathLike) -> Plan:
 
     With ``finalists = n`` only the best n points after the first tuning seed are tried with the others.  With
     ``phases = false`` every run trains on train and is scored on val and on test; the choice looks at val alone.
+
+    Args:
+        rehearse: build every method once, without numbers; who only looks at records need not.
 
     Raises:
         ValueError: naming file and key, for what is unknown, missing, of the wrong kind, or tuned less than the rest; also if
@@ -135,7 +138,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(
             f'{path}: network must be such as {{ name = "faster_rcnn", channels = 64 }}, name one of {", ".join(NETWORKS)}.'
         )
-    _rehearse(path, backbones, methods, config["size"], config.get("network"))
+    if rehearse:
+        _rehearse(path, backbones, methods, config["size"], config.get("network"))
     phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
     fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
     cells = [

@@ -1,0 +1,248 @@
+"""Notebook 04's grid: what an adapter costs by compression and kernel size, and how well it was recorded to do.
+
+The grid's runs are those of ``configs/knobs_*.toml``.  A setting is chosen by its validation accuracy and compared by its test
+accuracy, seed by seed.  A run that gives every image the same answer has failed; it is counted, and no setting with such a run
+is compared by a mean.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import NamedTuple
+
+import torch
+
+from ..backbones import create_backbone
+from ..counting import adapter_macs, adapter_parameters, bottleneck_width, kernel_area
+from ..profiling import count
+from ..recipe import adapters, detach
+from ..schemes import adapt
+from .plans import Cell, Plan, final_jobs
+from .records import trial_key
+
+COMPRESSIONS, KERNELS = (1, 2, 4, 8), (1, 3, 5, 7)  # the paper's gamma and K
+Knobs = tuple[float, int]  # (compression, kernel size)
+# The two-sided 95 % point of Student's t by degrees of freedom: one less than there are seeds.
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+# ---------------------------------------------------------------- what a setting costs
+
+
+class Cost(NamedTuple):
+    """One setting on one network, for one image: parameters by part, multiply-accumulates, pixels."""
+
+    down: int  # the K x K down-projections, with their biases
+    up: int  # the 1 x 1 up-projections, with their biases, and alpha
+    head: int  # the classifier
+    backbone: int  # frozen
+    macs: int  # of the adapters
+    network_macs: int
+    field: int  # how wide a square of the image the adapters see through each other, counted from the stem's output
+    network_field: int  # the same of the network's own spatial convolutions in the adapted parts
+
+    @property
+    def share(self) -> float:
+        """Trained parameters as a part of all."""
+        return (self.down + self.up + self.head) / (self.down + self.up + self.head + self.backbone)
+
+
+def costs(backbone: str, scheme: str, size: int, classes: int) -> dict[Knobs, Cost]:
+    """What every setting of the grid costs: closed forms on the shapes of one forward pass without numbers.
+
+    A kernel of K pixels on a map that is j times coarser than the image adds (K - 1) j pixels to what is seen.
+
+    Args:
+        size: of the images, in pixels.
+    """
+    with torch.device("meta"):
+        model = create_backbone(backbone, num_classes=classes, pretrained=False).eval()
+        whole = count(model, size)
+        places, own = [], None
+        for kernel in (None, 1):
+            adapt(detach(model), scheme, compression=1, kernel_size=kernel)
+            parts = adapters(model).values()
+            if kernel is None:
+                own = [part.down.kernel_size[0] for part in parts]
+        for part in parts:
+            part.register_forward_hook(
+                lambda part, args, out: places.append((*_ends(part), args[0].shape[-1], tuple(out.shape[-2:])))
+            )
+        model(torch.zeros(1, 3, size, size))
+    found = {}
+    for compression in COMPRESSIONS:
+        for kernel in KERNELS:
+            down = up = macs = 0
+            for c_in, c_out, _, out_size in places:
+                shape = dict(kernel_size=kernel, compression=compression)
+                projection = kernel_area(kernel) * c_in + bottleneck_width(c_in, compression)
+                down += projection
+                up += adapter_parameters(c_in, c_out, **shape) - projection
+                macs += adapter_macs(c_in, c_out, out_size, **shape)
+            fields = (_field(size, places, [kernel] * len(places)), _field(size, places, own))
+            found[compression, kernel] = Cost(down, up, whole["head"], whole["backbone"], macs, whole["macs"], *fields)
+    return found
+
+
+def _ends(part: torch.nn.Module) -> tuple[int, int]:
+    return part.down.in_channels, part.up.out_channels
+
+
+def _field(size: int, places: list[tuple], kernels: list[int]) -> int:
+    steps = [size // read for _, _, read, _ in places]
+    return steps[0] + sum((kernel - 1) * step for kernel, step in zip(kernels, steps, strict=True))
+
+
+# ---------------------------------------------------------------- what was recorded
+
+
+class Setting(NamedTuple):
+    """The runs of one setting: those that learned, by seed, and how many others there are."""
+
+    val: dict[int, float]  # accuracy, by seed
+    test: dict[int, float]
+    failed: int  # gave every image the same answer
+    broken: int  # ended with an error
+    missing: int  # have not run
+    lr: float | None
+
+    @property
+    def runs(self) -> int:
+        """How many there shall be."""
+        return len(self.test) + self.failed + self.broken + self.missing
+
+    @property
+    def whole(self) -> bool:
+        """Whether every run is there and has learned."""
+        return not (self.failed or self.broken or self.missing) and bool(self.test)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean test accuracy of the runs that learned."""
+        return statistics.mean(self.test.values()) if self.test else None
+
+
+NOT_RUN = Setting({}, {}, 0, 0, 0, None)  # of what no config asks for
+
+
+def setting(cell: Cell, found: dict[str, dict], plan: Plan, classes: int) -> Setting:
+    """What the records say of one cell of a plan."""
+    jobs = final_jobs(cell, found, plan)
+    if not jobs:  # its rate is not known yet
+        return Setting({}, {}, 0, 0, len(cell.seeds), None)
+    records = [found.get(trial_key(job["config"])) for job in jobs]
+    ran = [record for record in records if record is not None and "error" not in record]
+    learned = [record for record in ran if not same_answer(record, classes)]
+    scores = [{record["config"]["seed"]: record[split]["accuracy"] for record in learned} for split in ("val", "test")]
+    broken = sum(record is not None and "error" in record for record in records)
+    return Setting(*scores, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"])
+
+
+def same_answer(record: dict, classes: int) -> bool:
+    """Whether a run gives every test image the same answer: then its balanced accuracy is exactly 1 / classes."""
+    return record["test"]["balanced_accuracy"] <= 1 / classes + 1e-6
+
+
+def settings(plan: Plan, found: dict[str, dict], classes: int) -> dict[Knobs, Setting]:
+    """The grid's settings; those that the plan does not ask for are :data:`NOT_RUN`."""
+    grid = {(compression, kernel): NOT_RUN for compression in COMPRESSIONS for kernel in KERNELS}
+    for cell in plan.cells:
+        if cell.method.startswith("gamma"):
+            options = cell.points[0]["options"]
+            grid[options["compression"], options["kernel_size"]] = setting(cell, found, plan, classes)
+    return grid
+
+
+def others(plan: Plan, found: dict[str, dict], classes: int) -> dict[str, Setting]:
+    """What a plan asks for beside the grid, by method: the matched control, forms and starts."""
+    return {cell.method: setting(cell, found, plan, classes) for cell in plan.cells if not cell.method.startswith("gamma")}
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def best(grid: dict[Knobs, Setting]) -> Knobs | None:
+    """The setting with the highest mean validation accuracy among those whose runs are all there and have all learned."""
+    whole = {knobs: statistics.mean(one.val.values()) for knobs, one in grid.items() if one.whole}
+    return max(whole, key=whole.get) if whole else None
+
+
+def paired_interval(one: Setting, other: Setting) -> tuple[float, float, float] | None:
+    """(low, mean, high) of the difference in test accuracy, ``one`` - ``other``: Student's 95 % interval over shared seeds.
+
+    None with fewer than two shared seeds, or if a run of either failed: a mean over what happened to learn is no comparison.
+    """
+    seeds = one.test.keys() & other.test.keys()
+    if len(seeds) < 2 or one.failed or other.failed or one.broken or other.broken:
+        return None
+    differences = [one.test[seed] - other.test[seed] for seed in sorted(seeds)]
+    mean, spread = statistics.mean(differences), statistics.stdev(differences)
+    half = STUDENT[len(seeds) - 1] * spread / math.sqrt(len(seeds))
+    return mean - half, mean, mean + half
+
+
+def verdicts(grid: dict[Knobs, Setting]) -> dict[Knobs, str]:
+    """How each setting compares with the best one: ``"best"``, ``"indistinguishable"``, ``"worse"``, ``"better"`` (on test than
+    what validation chose), ``"failed"`` if some of its runs did, ``"incomplete"``, or ``"not run"``."""
+    first, found = best(grid), {}
+    for knobs, one in grid.items():
+        if not one.test and not one.failed and not one.broken:
+            found[knobs] = "not run"
+        elif one.failed or one.broken:
+            found[knobs] = "failed"
+        elif not one.whole:
+            found[knobs] = "incomplete"
+        elif knobs == first:
+            found[knobs] = "best"
+        else:
+            low, _, high = paired_interval(grid[first], one) or (-math.inf, 0, math.inf)
+            found[knobs] = "worse" if low > 0 else "better" if high < 0 else "indistinguishable"
+    return found
+
+
+def says(name: str, one: Setting, than: str, other: Setting) -> str:
+    """One comparison in a sentence, for any outcome: beyond the interval either way, within it, failed, or not run."""
+    for label, each in ((name, one), (than, other)):
+        if each.failed or each.broken:
+            learned = f"; those that learned reach {each.mean:.1%}" if each.test else ""
+            return f"{label}: {each.failed + each.broken} of {each.runs} runs failed, so no means are compared{learned}."
+        if not each.whole:
+            done = f"{len(each.test)} of {each.runs} runs are recorded" if each.test else "not run yet"
+            return f"{label}: {done}, so nothing is said."
+    interval = paired_interval(one, other)
+    if interval is None:
+        return f"{name} against {than}: {len(one.test)} run each is too few for an interval."
+    low, mean, high = (100 * value for value in interval)
+    what = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+    numbers = f"{mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} over {len(one.test)} seeds"
+    return f"{name} ({one.mean:.1%}) is {what} {than} ({other.mean:.1%}): {numbers}."
+
+
+def locality(grid: dict[Knobs, Setting], control: Setting | None = None) -> list[str]:
+    """Kernels of one pixel against larger ones in sentences: at each compression, and at matched parameters.
+
+    At a compression the larger kernel is the one that validation prefers.
+    """
+    lines = []
+    for compression in COMPRESSIONS:
+        row = {knobs: one for knobs, one in grid.items() if knobs[0] == compression and knobs[1] > 1}
+        if not any(one.runs for one in (grid[compression, 1], *row.values())) or not grid[compression, 1].runs:
+            continue
+        knobs = best(row) or (compression, 3)
+        names = f"compression {compression}: K = {knobs[1]}", "K = 1"
+        lines.append(says(names[0], grid[knobs], names[1], grid[compression, 1]))
+    if control is not None:
+        lines.append("At matched parameters, rates tuned for each: " + says("K = 3", grid[4, 3], "K = 1", control))
+    return lines
+
+
+def locality_holds(grid: dict[Knobs, Setting], control: Setting) -> str:
+    """The claim in one word, by the matched control: ``"holds"``, ``"fails"``, ``"is undecided"`` or ``"has not been run"``."""
+    one = grid[4, 3]
+    if not one.runs or one.missing or control.missing or not (one.test or one.failed):
+        return "has not been run"
+    interval = paired_interval(one, control)
+    if interval is None:
+        return "is undecided"
+    return "holds" if interval[0] > 0 else "fails" if interval[2] < 0 else "is undecided"
