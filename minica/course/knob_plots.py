@@ -75,7 +75,8 @@ def _heat_map(axis: Axes, table: Table) -> None:
     means = np.array([[table.grid[c, k].mean for c in COMPRESSIONS] for k in KERNELS], dtype=float).reshape(shape)
     low, high = table.limits
     colours = plt.get_cmap("Blues").with_extremes(bad=NOT_RUN)
-    axis.imshow(np.ma.masked_invalid(means), cmap=colours, vmin=low - 0.3 * (high - low), vmax=high, aspect="auto", origin="lower")
+    shades = dict(vmin=low - 0.3 * (high - low), vmax=high, cmap=colours)
+    axis.imshow(np.ma.masked_invalid(means), **shades, aspect="auto", origin="lower")
     said = verdicts(table.grid)
     for row, kernel in enumerate(KERNELS):
         for column, compression in enumerate(COMPRESSIONS):
@@ -116,8 +117,8 @@ def _macs(axis: Axes, table: Table, here: Knobs) -> None:
     axis.barh(0, cost.network_macs / 1e6, color=NOT_RUN)
     axis.barh(0, cost.macs / 1e6, left=cost.network_macs / 1e6, color=DOWN)
     axis.set_xlim(0, 1.05e-6 * max(other.macs + other.network_macs for other in table.costs.values()))
-    title = f"{cost.macs / 1e6:.2f} million MACs beside the network's {cost.network_macs / 1e6:.0f} ({cost.macs / cost.network_macs:.1%})"
-    axis.set_title(title, fontsize=10, loc="left")
+    beside = f"beside the network's {cost.network_macs / 1e6:.0f} ({cost.macs / cost.network_macs:.1%})"
+    axis.set_title(f"{cost.macs / 1e6:.2f} million MACs {beside}", fontsize=10, loc="left")
 
 
 def _fields(axis: Axes, table: Table, here: Knobs) -> None:
@@ -126,7 +127,7 @@ def _fields(axis: Axes, table: Table, here: Knobs) -> None:
     axis.axvline(cost.network_field, color="black", lw=1.5)
     axis.axvline(table.size, color=GREY, lw=1.5, ls=":")
     axis.set_xlim(0, 1.05 * max(max(other.field, other.network_field) for other in table.costs.values()))
-    title = f"adapters see {cost.field} px (line: the network's {cost.network_field}; dots: the image's {table.size})"
+    title = f"adapters see {cost.field} px (line: network {cost.network_field}; dots: image {table.size})"
     axis.set_title(title, fontsize=10, loc="left")
 
 
@@ -145,7 +146,8 @@ def _runs(axis: Axes, table: Table, here: Knobs) -> None:
         counts = ((one.failed, "gave one answer"), (one.broken, "ended with an error"), (one.missing, "not run yet"))
         bad = "".join(f"; {number} of {one.runs} {what}" for number, what in counts if number)
         title = f"test accuracy by seed: {values or 'none'}{bad}"
-    axis.set_title(f"{title}" + (" (dots: best)" if first and one.test and not (one.failed or one.broken) else ""), fontsize=10, loc="left")
+    hint = " (dots: best)" if first is not None and one.test and not (one.failed or one.broken) else ""
+    axis.set_title(title + hint, fontsize=10, loc="left")
 
 
 def by_parameters(table: Table, control: Setting | None = None, control_parameters: int | None = None) -> Figure:
@@ -185,7 +187,8 @@ def by_parameters(table: Table, control: Setting | None = None, control_paramete
 def collapse_curves(runs: dict[str, dict]) -> Figure:
     """Loss, deviation of the features over images, and the live share of the last activation by step, a line a trial.
 
-    ``runs``: records of :func:`minica.experiments.collapse.trial`, by the label of their line.
+    ``runs``: records of :func:`minica.experiments.collapse.trial`, by the label of their line.  On the logarithmic axes, what is
+    below a millionth is drawn as a millionth.
     """
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     names = ("training loss", "features' deviation over images", "live share of the last activation")
@@ -195,7 +198,8 @@ def collapse_curves(runs: dict[str, dict]) -> Figure:
             axis.plot(curve[:, 0], np.maximum(curve[:, column], 1e-6), **style, label=label)
     classes = next(iter(runs.values()))["classes"]
     axes[0].axhline(math.log(classes), color=GREY, lw=1, ls=":")
-    axes[0].text(axes[0].get_xlim()[1], math.log(classes), f"ln {classes}: guessing ", ha="right", va="bottom", color=GREY, fontsize=9)
+    end = axes[0].get_xlim()[1]
+    axes[0].text(end, 0.97 * math.log(classes), f"guessing: ln {classes}", ha="right", va="top", color=GREY, fontsize=9)
     for axis, name in zip(axes, names, strict=True):
         axis.set_title(name, fontsize=10)
         axis.set(xlabel="step")

@@ -44,6 +44,19 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
     return replace(plan, seeds=plan.seeds[:seeds], tuning_seeds=plan.tuning_seeds[:seeds], cells=shown)
 
 
+def plan_and_records(name: str, retrain: bool = False, **sizes) -> tuple[Plan, dict[str, dict], str]:
+    """A config's plan, the records there are of it, complete or not, and their source.
+
+    With ``retrain`` a sweep comes first, at ``sizes`` as in :func:`plan_at`, into a new folder below ``records``.
+    """
+    if not retrain:
+        plan = read_plan(CONFIGS / f"{name}.toml", rehearse=False)
+        return plan, read_records(RESULTS / f"{name}.json"), "recorded"
+    plan, place = plan_at(name, **sizes), Path("records") / time.strftime("%Y%m%d-%H%M%S") / name
+    sweep(plan, place)
+    return plan, read_records(place), "trained here"
+
+
 def records_or_runs(plan: Plan, retrain: bool = False) -> Results:
     """The final runs of a plan: the committed records if they have all of them, else what is trained here.
 

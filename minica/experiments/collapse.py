@@ -26,6 +26,7 @@ from ..fast.layout import channels_last, in_channels_last
 from ..fast.lean import lean
 from ..profiling import modes_kept
 from ..recipe import frozen_running_stats, plain
+from ..tasks.classification import wilson_interval
 from ..training import evaluate, learning_rate, parameter_groups
 from .records import RESULTS, add_record, read_records, trial_key
 from .runs import prepare, provenance
@@ -133,6 +134,24 @@ def run_all(groups: list[str], place=RESULTS / "collapse.json") -> None:
 def collapsed(record: dict) -> bool:
     """Whether a trial ended as the module's first lines define it."""
     return record["final_loss"] >= LOSS * math.log(record["classes"]) and record["deviation"] < DEVIATION
+
+
+def remedy(found: dict[str, dict]) -> str:
+    """Whether a longer warm-up is a remedy where it was looked for, in a sentence for any outcome."""
+    (short, before), (long, after) = cells(["decisive"], found)
+    if not before or not after:
+        return "The decisive trials have not been run."
+    shares = [(sum(map(collapsed, records)), len(records)) for records in (before, after)]
+    (low, high), (low_after, high_after) = (wilson_interval(*share) for share in shares)
+    what = "less often" if high_after < low else "more often" if low_after > high else "not certainly less often"
+    texts = [
+        f"{dead} of {n} ({100 * a:.0f} to {100 * b:.0f} %)"
+        for (dead, n), (a, b) in zip(shares, ((low, high), (low_after, high_after)), strict=True)
+    ]
+    return (
+        f"With {long['warmup_steps']} steps of warm-up out of {long['steps']} runs collapse {what} than with "
+        f"{short['warmup_steps']}: {texts[1]} against {texts[0]}."
+    )
 
 
 def trial(config: dict) -> dict:

@@ -20,9 +20,29 @@ from ..recipe import adapters, detach
 from ..schemes import adapt
 from .plans import Cell, Plan, final_jobs
 from .records import trial_key
+from .scores import spread_text
+from .tables import markdown
 
 COMPRESSIONS, KERNELS = (1, 2, 4, 8), (1, 3, 5, 7)  # the paper's gamma and K
 Knobs = tuple[float, int]  # (compression, kernel size)
+
+
+class Task(NamedTuple):
+    """What the grid of one config is about."""
+
+    title: str
+    backbone: str
+    scheme: str
+    size: int  # of the images, in pixels
+    classes: int
+
+
+TASKS = {
+    "knobs_position": Task("position, EfficientNet-Lite0", "tf_efficientnet_lite0", "residual_parallel", 64, 16),
+    "knobs_solar_cells": Task("solar cells, EfficientNet-Lite0", "tf_efficientnet_lite0", "residual_parallel", 96, 2),
+    "knobs_signs": Task("hand signs, ResNet-50 trunk", "resnet50v2_c4", "conv_parallel", 64, 10),
+}
+MATCHED = "1 x 1, matched"  # the control of the configs: K = 1 with as many parameters as K = 3 at compression 4
 # The two-sided 95 % point of Student's t by degrees of freedom: one less than there are seeds.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -106,6 +126,7 @@ class Setting(NamedTuple):
     broken: int  # ended with an error
     missing: int  # have not run
     lr: float | None
+    trainable: int | None = None  # parameters, the classifier's included
 
     @property
     def runs(self) -> int:
@@ -136,7 +157,8 @@ def setting(cell: Cell, found: dict[str, dict], plan: Plan, classes: int) -> Set
     learned = [record for record in ran if not same_answer(record, classes)]
     scores = [{record["config"]["seed"]: record[split]["accuracy"] for record in learned} for split in ("val", "test")]
     broken = sum(record is not None and "error" in record for record in records)
-    return Setting(*scores, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"])
+    trainable = ran[0]["trainable"] if ran else None
+    return Setting(*scores, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"], trainable)
 
 
 def same_answer(record: dict, classes: int) -> bool:
@@ -246,3 +268,65 @@ def locality_holds(grid: dict[Knobs, Setting], control: Setting) -> str:
     if interval is None:
         return "is undecided"
     return "holds" if interval[0] > 0 else "fails" if interval[2] < 0 else "is undecided"
+
+
+def smallest(grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> Knobs | None:
+    """The setting with the fewest parameters that the paired interval does not tell from the best one; that one included."""
+    alike = [knobs for knobs, verdict in verdicts(grid).items() if verdict in ("best", "better", "indistinguishable")]
+    return min(alike, key=lambda knobs: price[knobs].down + price[knobs].up) if alike else None
+
+
+def answer(name: str, grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> str:
+    """How small and how wide, in a sentence on one task: the best setting, and the smallest that is not told from it."""
+    asked = [one for one in grid.values() if one.runs]
+    if (first := best(grid)) is None:
+        done = sum(len(one.test) + one.failed + one.broken for one in asked)
+        return f"{name}: {done} of {sum(one.runs for one in asked)} runs are recorded, so no setting is chosen."
+    small, said = smallest(grid, price), list(verdicts(grid).values())
+    lead = f"{name}: validation chooses compression {first[0]}, K = {first[1]} ({grid[first].mean:.1%} on test)"
+    alike, worse = said.count("indistinguishable"), said.count("worse")
+    rest = f"of the other {len(asked) - 1} settings {alike} are not told from it, {worse} are worse"
+    for verdict, what in (("better", "better"), ("failed", "have failed runs"), ("incomplete", "are not complete")):
+        rest += f", {said.count(verdict)} {what}" if verdict in said else ""
+    rest += f", {missing} not run" if (missing := sum(not one.test and one.missing > 0 for one in asked)) else ""
+    share = f"{price[small].share:.1%} of all parameters train, against {price[first].share:.1%}"
+    end = "It is the smallest of them." if small == first else (
+        f"The smallest of them is compression {small[0]}, K = {small[1]} ({grid[small].mean:.1%}): {share}."
+    )  # fmt: skip
+    return f"{lead}; {rest}. {end}"
+
+
+# Rows of the table of forms and starts -> the method in the config, and the mean of the paper's Table 5.
+FORMS = {
+    "depth-wise K x K, then 1 x 1": ("gamma 4, K 3", 71.03),
+    "regular K x K, then 1 x 1": ("regular", 70.52),
+    "linear: 1 x 1, then 1 x 1": ("linear", 68.32),
+    "depth-wise, at half the resolution": ("spatial", 68.54),
+    "1 x 1 at every convolution of a block": ("all convolutions", 58.75),
+    "depth-wise, one a stage": ("stages", 65.06),
+    "depth-wise, identity start, alpha from 0.1": ("identity, alpha 0.1", None),
+    "depth-wise, published start, alpha from 1": ("published, alpha 1", None),
+    "depth-wise, published start, alpha from 0.1": ("published, alpha 0.1", None),
+}
+
+
+def forms_table(grid: dict[Knobs, Setting], beside: dict[str, Setting]) -> str:
+    """The forms of Table 5, alpha's start and the two starts as Markdown: ours on one task beside the paper's mean of VTAB-1k.
+
+    A mean is of the runs that learned; those that did not are counted beside it.
+    """
+    rows, base = [], grid[4, 3]
+    for label, (method, paper) in FORMS.items():
+        one = beside.get(method, NOT_RUN) if method != "gamma 4, K 3" else base
+        printed = "" if paper is None else f"{paper:.2f}"
+        if not (one.test or one.failed or one.broken):
+            rows.append([label, "", "", "not run", "", "", printed])
+            continue
+        values = [100 * value for value in one.test.values()]
+        accuracy = f"{spread_text(values, digits=1)} ({len(values)})" if values else "none learned"
+        interval = None if one is base else paired_interval(one, base)
+        against = "" if interval is None else "{1:+.1f} ({0:+.1f} to {2:+.1f})".format(*(100 * value for value in interval))
+        trainable = f"{one.trainable:,}" if one.trainable else ""
+        rows.append([label, trainable, f"{one.lr:g}", accuracy, f"{one.failed + one.broken} of {one.runs}", against, printed])
+    header = ["form and start", "trained", "rate", "test accuracy, % (runs)", "failed"]
+    return markdown([*header, "against the first row: points (95 % interval)", "paper, VTAB-1k"], rows)
