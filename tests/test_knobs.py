@@ -1,4 +1,4 @@
-"""The knobs of notebook 04: what settings cost, what their records say, and the figures, with whole, partial and failed records."""
+"""The knobs of notebook 04: costs of settings, what records say, and the figures, with whole, partial and failed records."""
 
 import builtins
 import math
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import minica
-from minica import counting
+from minica import counting, experiments
 from minica.course import knob_plots
 from minica.experiments import CONFIGS, KNOBS, RESULTS, collapse, knobs, read_plan, read_records
 from minica.experiments.plans import known_jobs, pending
@@ -46,9 +46,7 @@ def made_up(plan, accuracy):
                 found[key] = record(config, 0.067, 1 / CLASSES)
             else:
                 found[key] = record(config, value if value is not None else 0.5)
-    return {
-        key: one for key, one in found.items() if accuracy(one["config"]["options"], one["config"]["seed"]) is not None
-    }
+    return {key: one for key, one in found.items() if accuracy(one["config"]["options"], one["config"]["seed"]) is not None}
 
 
 def plan_of(name="knobs_position"):
@@ -107,7 +105,8 @@ def test_the_control_is_matched():
     )
     ends = [(part.down.in_channels, part.up.out_channels) for part in minica.adapters(model).values()]
     large, small = (
-        sum(counting.adapter_parameters(*pair, kernel_size=k, compression=gamma) for pair in ends) for k, gamma in [(3, 4), (1, 2.1)]
+        sum(counting.adapter_parameters(*pair, kernel_size=k, compression=gamma) for pair in ends)
+        for k, gamma in [(3, 4), (1, 2.1)]
     )
     assert (small, large) == (81_952, 79_580) and 1 <= small / large < 1.03
     for name in KNOBS[:2]:
@@ -134,9 +133,17 @@ def test_whole_records(costs):
     ("accuracy", "holds", "line"),
     [
         (lambda options, seed: 0.9 - 0.04 * options.get("kernel_size", 3) + 0.01 * seed, "fails", "is below"),
-        (lambda options, seed: 0.5 + 0.1 * ((seed + options.get("kernel_size", 3) // 2) % 3), "is undecided", "not distinguishable"),
+        (
+            lambda options, seed: 0.5 + 0.1 * ((seed + options.get("kernel_size", 3) // 2) % 3),
+            "is undecided",
+            "not distinguishable",
+        ),
         (lambda options, seed: "same" if options.get("kernel_size") == 1 else 0.8, "is undecided", "3 of 3 runs failed"),
-        (lambda options, seed: None if options.get("kernel_size") == 1 else 0.8 + seed / 100, "has not been run", "not run yet"),
+        (
+            lambda options, seed: None if options.get("kernel_size") == 1 else 0.8 + seed / 100,
+            "has not been run",
+            "not run yet",
+        ),
         (lambda options, seed: None, "has not been run", "not run yet"),
     ],
 )
@@ -152,13 +159,17 @@ def test_partial_and_failed_records(costs):
     fate = {(1, 1): "same", (2, 1): "error", (1, 3): None}
 
     def some(options, seed):
-        return fate.get((options.get("compression"), options.get("kernel_size")), 0.6 + seed / 100) if seed == 2 else rising(options, seed)
+        return (
+            fate.get((options.get("compression"), options.get("kernel_size")), 0.6 + seed / 100)
+            if seed == 2
+            else rising(options, seed)
+        )
 
     table, _, _ = table_of(some, costs)
     one, said = table.grid, knobs.verdicts(table.grid)
     assert (one[1, 1].failed, one[2, 1].broken, one[1, 3].missing) == (1, 1, 1) and one[1, 1].runs == 3
     assert (said[1, 1], said[2, 1], said[1, 3]) == ("failed", "failed", "incomplete")
-    assert knobs.paired_interval(one[1, 1], one[4, 3]) is None
+    assert knobs.paired(one[1, 1], one[4, 3]) is None
     assert one[1, 1].mean == pytest.approx(sum(rising({"kernel_size": 1, "compression": 1}, seed) for seed in (0, 1)) / 2)
     shown = texts(knob_plots.knobs(table, 1, 1))
     assert any("1 of 3 gave one answer" in text for text in shown) and sum("1 of 3 failed" in text for text in shown) == 2
@@ -167,13 +178,15 @@ def test_partial_and_failed_records(costs):
 
 
 def test_a_paired_interval_is_students():
-    """Differences of 1, 2 and 3 points over three seeds: 2 +- 4.303 / sqrt(3)."""
-    one, other = (
-        knobs.Setting({}, {seed: value for seed, value in enumerate(values)}, 0, 0, 0, 1e-2)
-        for values in ([0.51, 0.62, 0.73], [0.5, 0.6, 0.7])
+    """Differences of 1, 2 and 3 points over three seeds: 2 +- 4.303 / sqrt(3); of two shared ones, 1 and 2: 1.5 +- 6.353."""
+    one, other, partial = (
+        knobs.Setting(tuple(record({"seed": seed}, value) for seed, value in enumerate(values)), 0, 0, 3 - len(values))
+        for values in ([0.51, 0.62, 0.73], [0.5, 0.6, 0.7], [0.5, 0.6])
     )
-    low, mean, high = knobs.paired_interval(one, other)
-    assert mean == pytest.approx(0.02) and (high - mean, mean - low) == pytest.approx([0.01 * 4.303 / 3**0.5] * 2)
+    found = knobs.paired(one, other)
+    assert found.mean == pytest.approx(0.02) and found.high - found.mean == pytest.approx(0.01 * 4.303 / 3**0.5, rel=1e-3)
+    assert knobs.paired(one, partial).low == pytest.approx(0.015 - 0.01 * 12.706 / 2, rel=1e-3)
+    assert knobs.paired(one, knobs.Setting(other.learned, 1, 0, 0)) is None
 
 
 def test_a_cross_is_grey_beside_its_arms(costs):
@@ -265,6 +278,11 @@ def test_the_table_of_collapse_counts_the_records():
     dead = sum(collapse.collapsed(one) for one in records)
     assert len(records) == 20 and f"| {dead} of 20 | " in lines[2] and "30 of 300" in lines[2]
     assert all(one["config"] == short | {"seed": one["config"]["seed"]} for one in records)
+    assert collapse.remedy(found).startswith("With 90 steps of warm-up out of 300 runs collapse less often than with 30")
+    assert collapse.remedy({}).count("not run") == 2
+    few = [dict(one) for one in records[:1]] + [dict(one, final_loss=0.1) for one in cells[1][1][:1]]
+    few = {experiments.trial_key(one["config"]): one for one in few}
+    assert "not certainly less often" in collapse.remedy(few)
     empty = knob_plots.collapse_table(collapse.cells(["decisive"], {}))
     assert empty.count("not run") == 2
 

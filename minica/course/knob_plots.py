@@ -37,7 +37,7 @@ class Table(NamedTuple):
     @property
     def limits(self) -> tuple[float, float]:
         """The lowest and the highest test accuracy of any run that learned; of no run, 0 and 1."""
-        values = [value for one in self.grid.values() for value in one.test.values()]
+        values = [value for one in self.grid.values() for value in one.test]
         return (min(values), max(values)) if values else (0.0, 1.0)
 
 
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 
 def knobs(table: Table, compression: int, kernel_size: int) -> Figure:
-    """One setting in the grid: recorded test accuracy of all (the mean of the runs that learned), and this one's costs and runs.
+    """One setting in the grid: all recorded test accuracies (means of the runs that learned), this one's costs and runs.
 
     Grey cells were not run.  "≈ best" marks what the paired interval does not tell from the setting that is best on validation.
     The axes are the same for every setting.
@@ -109,7 +109,9 @@ def _shares(axis: Axes, table: Table, here: Knobs) -> None:
         left += 100 * part / whole
     axis.set_xlim(0, 105 * max(other.share for other in table.costs.values()))
     axis.set_title(f"trained: {100 * cost.share:.2f} % of all parameters", fontsize=10, loc="left", pad=17)
-    axis.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 0.8), handlelength=1, borderpad=0.2)
+    axis.legend(
+        frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 0.8), handlelength=1, borderpad=0.2
+    )
 
 
 def _macs(axis: Axes, table: Table, here: Knobs) -> None:
@@ -137,12 +139,12 @@ def _runs(axis: Axes, table: Table, here: Knobs) -> None:
     first = best(table.grid)
     if first is not None:
         axis.axvline(100 * table.grid[first].mean, color=GREY, lw=1.5, ls=":")
-    axis.plot([100 * value for value in one.test.values()], [0] * len(one.test), "o", color=DOWN, markersize=8, alpha=0.8)
+    axis.plot([100 * value for value in one.test], [0] * len(one.test), "o", color=DOWN, markersize=8, alpha=0.8)
     axis.set(xlim=(100 * (low - margin), 100 * (high + margin)), ylim=(-1, 1))
     if not one.runs or one.missing == one.runs:
         title = "not run"
     else:
-        values = ", ".join(f"{100 * value:.1f}" for value in one.test.values())
+        values = ", ".join(f"{100 * value:.1f}" for value in one.test)
         counts = ((one.failed, "gave one answer"), (one.broken, "ended with an error"), (one.missing, "not run yet"))
         bad = "".join(f"; {number} of {one.runs} {what}" for number, what in counts if number)
         title = f"test accuracy by seed: {values or 'none'}{bad}"
@@ -161,13 +163,13 @@ def by_parameters(table: Table, control: Setting | None = None, control_paramete
         sizes = [table.costs[c, kernel].down + table.costs[c, kernel].up for c, _ in shown]
         axis.plot(sizes, [100 * one.mean for _, one in shown], color=colour, lw=1.5)
         for size, (_, one) in zip(sizes, shown, strict=True):
-            values = [100 * value for value in one.test.values()]
+            values = [100 * value for value in one.test]
             axis.plot([size, size], [min(values), max(values)], color=colour, lw=5, alpha=0.25, solid_capstyle="butt")
             axis.plot(size, 100 * one.mean, "X" if one.failed or one.broken else marker, color=colour, markersize=8)
         if shown:
             axis.plot([], [], marker, color=colour, label=f"K = {kernel}")
     if control is not None and control.test:
-        values = [100 * value for value in control.test.values()]
+        values = [100 * value for value in control.test]
         axis.plot([control_parameters] * 2, [min(values), max(values)], color="black", lw=5, alpha=0.25, solid_capstyle="butt")
         mark = "X" if control.failed or control.broken else "*"
         axis.plot(control_parameters, 100 * control.mean, mark, color="black", markersize=13, label="K = 1, matched, own rate")
@@ -187,8 +189,8 @@ def by_parameters(table: Table, control: Setting | None = None, control_paramete
 def collapse_curves(runs: dict[str, dict]) -> Figure:
     """Loss, deviation of the features over images, and the live share of the last activation by step, a line a trial.
 
-    ``runs``: records of :func:`minica.experiments.collapse.trial`, by the label of their line.  On the logarithmic axes, what is
-    below a millionth is drawn as a millionth.
+    ``runs``: records of :func:`minica.experiments.collapse.trial`, by the label of their line.  On the logarithmic axes
+    what is below a millionth is drawn as a millionth.
     """
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     names = ("training loss", "features' deviation over images", "live share of the last activation")

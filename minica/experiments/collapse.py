@@ -137,21 +137,25 @@ def collapsed(record: dict) -> bool:
 
 
 def remedy(found: dict[str, dict]) -> str:
-    """Whether a longer warm-up is a remedy where it was looked for, in a sentence for any outcome."""
-    (short, before), (long, after) = cells(["decisive"], found)
-    if not before or not after:
-        return "The decisive trials have not been run."
-    shares = [(sum(map(collapsed, records)), len(records)) for records in (before, after)]
-    (low, high), (low_after, high_after) = (wilson_interval(*share) for share in shares)
-    what = "less often" if high_after < low else "more often" if low_after > high else "not certainly less often"
-    texts = [
-        f"{dead} of {n} ({100 * a:.0f} to {100 * b:.0f} %)"
-        for (dead, n), (a, b) in zip(shares, ((low, high), (low_after, high_after)), strict=True)
-    ]
-    return (
-        f"With {long['warmup_steps']} steps of warm-up out of {long['steps']} runs collapse {what} than with "
-        f"{short['warmup_steps']}: {texts[1]} against {texts[0]}."
-    )
+    """Whether longer warm-ups are a remedy where they were looked for: a sentence each, for any outcome."""
+    (short, before), *longer = cells(["decisive"], found) + cells(["remedies"], found)[:1]
+    lines = []
+    for long, after in longer:
+        if not before or not after:
+            lines.append(f"With {long['warmup_steps']} steps of warm-up out of {long['steps']}: not run.")
+            continue
+        shares = [(sum(map(collapsed, records)), len(records)) for records in (before, after)]
+        (low, high), (low_after, high_after) = (wilson_interval(*share) for share in shares)
+        what = "less often" if high_after < low else "more often" if low_after > high else "not certainly less often"
+        (old, new) = (
+            f"{dead} of {n} ({100 * a:.0f} to {100 * b:.0f} %)"
+            for (dead, n), (a, b) in zip(shares, ((low, high), (low_after, high_after)), strict=True)
+        )
+        lines.append(
+            f"With {long['warmup_steps']} steps of warm-up out of {long['steps']} runs collapse {what} than with "
+            f"{short['warmup_steps']}: {new} against {old}."
+        )
+    return "\n".join(lines)
 
 
 def trial(config: dict) -> dict:

@@ -7,7 +7,6 @@ is compared by a mean.
 
 from __future__ import annotations
 
-import math
 import statistics
 from typing import NamedTuple
 
@@ -20,11 +19,29 @@ from ..recipe import adapters, detach
 from ..schemes import adapt
 from .plans import Cell, Plan, final_jobs
 from .records import trial_key
-from .scores import spread_text
+from .scores import Comparison, compare, spread_text
 from .tables import markdown
 
 COMPRESSIONS, KERNELS = (1, 2, 4, 8), (1, 3, 5, 7)  # the paper's gamma and K
 Knobs = tuple[float, int]  # (compression, kernel size)
+
+
+class Task(NamedTuple):
+    """What the grid of one config is about."""
+
+    title: str
+    backbone: str
+    scheme: str
+    size: int  # of the images, in pixels
+    classes: int
+
+
+TASKS = {
+    "knobs_position": Task("position, EfficientNet-Lite0", "tf_efficientnet_lite0", "residual_parallel", 64, 16),
+    "knobs_solar_cells": Task("solar cells, EfficientNet-Lite0", "tf_efficientnet_lite0", "residual_parallel", 96, 2),
+    "knobs_signs": Task("hand signs, ResNet-50 trunk", "resnet50v2_c4", "conv_parallel", 64, 10),
+}
+MATCHED = "1 x 1, matched"  # the control of the configs: K = 1 with as many parameters as K = 3 at compression 4
 
 
 class Task(NamedTuple):
@@ -118,51 +135,52 @@ def _field(size: int, places: list[tuple], kernels: list[int]) -> int:
 
 
 class Setting(NamedTuple):
-    """The runs of one setting: those that learned, by seed, and how many others there are."""
+    """The runs of one setting: the records of those that learned, and how many others there are."""
 
-    val: dict[int, float]  # accuracy, by seed
-    test: dict[int, float]
+    learned: tuple[dict, ...]  # one a seed
     failed: int  # gave every image the same answer
     broken: int  # ended with an error
     missing: int  # have not run
-    lr: float | None
-    trainable: int | None = None  # parameters, the classifier's included
+    lr: float | None = None  # None while it is not chosen
 
     @property
     def runs(self) -> int:
         """How many there shall be."""
-        return len(self.test) + self.failed + self.broken + self.missing
+        return len(self.learned) + self.failed + self.broken + self.missing
 
     @property
     def whole(self) -> bool:
         """Whether every run is there and has learned."""
-        return not (self.failed or self.broken or self.missing) and bool(self.test)
+        return not (self.failed or self.broken or self.missing) and bool(self.learned)
+
+    @property
+    def test(self) -> list[float]:
+        """Test accuracies of the runs that learned."""
+        return [record["test"]["accuracy"] for record in self.learned]
 
     @property
     def mean(self) -> float | None:
         """Mean test accuracy of the runs that learned."""
-        return statistics.mean(self.test.values()) if self.test else None
+        return statistics.mean(self.test) if self.learned else None
 
 
-NOT_RUN = Setting({}, {}, 0, 0, 0, None)  # of what no config asks for
+NOT_RUN = Setting((), 0, 0, 0)  # of what no config asks for
 
 
 def setting(cell: Cell, found: dict[str, dict], plan: Plan, classes: int) -> Setting:
     """What the records say of one cell of a plan."""
     jobs = final_jobs(cell, found, plan)
     if not jobs:  # its rate is not known yet
-        return Setting({}, {}, 0, 0, len(cell.seeds), None)
+        return Setting((), 0, 0, len(cell.seeds))
     records = [found.get(trial_key(job["config"])) for job in jobs]
     ran = [record for record in records if record is not None and "error" not in record]
-    learned = [record for record in ran if not same_answer(record, classes)]
-    scores = [{record["config"]["seed"]: record[split]["accuracy"] for record in learned} for split in ("val", "test")]
-    broken = sum(record is not None and "error" in record for record in records)
-    trainable = ran[0]["trainable"] if ran else None
-    return Setting(*scores, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"], trainable)
+    learned = tuple(record for record in ran if not same_answer(record, classes))
+    broken = len(records) - len(ran) - records.count(None)
+    return Setting(learned, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"])
 
 
 def same_answer(record: dict, classes: int) -> bool:
-    """Whether a run gives every test image the same answer: then its balanced accuracy is exactly 1 / classes."""
+    """Whether a run gives every test image the same class, also with scores that differ: balanced accuracy 1 / classes."""
     return record["test"]["balanced_accuracy"] <= 1 / classes + 1e-6
 
 
@@ -186,22 +204,22 @@ def others(plan: Plan, found: dict[str, dict], classes: int) -> dict[str, Settin
 
 def best(grid: dict[Knobs, Setting]) -> Knobs | None:
     """The setting with the highest mean validation accuracy among those whose runs are all there and have all learned."""
-    whole = {knobs: statistics.mean(one.val.values()) for knobs, one in grid.items() if one.whole}
+    whole = {
+        knobs: statistics.mean(record["val"]["accuracy"] for record in one.learned) for knobs, one in grid.items() if one.whole
+    }
     return max(whole, key=whole.get) if whole else None
 
 
-def paired_interval(one: Setting, other: Setting) -> tuple[float, float, float] | None:
-    """(low, mean, high) of the difference in test accuracy, ``one`` - ``other``: Student's 95 % interval over shared seeds.
+def paired(one: Setting, other: Setting) -> Comparison | None:
+    """The difference in test accuracy, ``one`` - ``other``, over shared seeds.
 
     None with fewer than two shared seeds, or if a run of either failed: a mean over what happened to learn is no comparison.
     """
-    seeds = one.test.keys() & other.test.keys()
+    ours, theirs = ({record["config"]["seed"]: record for record in each.learned} for each in (one, other))
+    seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2 or one.failed or other.failed or one.broken or other.broken:
         return None
-    differences = [one.test[seed] - other.test[seed] for seed in sorted(seeds)]
-    mean, spread = statistics.mean(differences), statistics.stdev(differences)
-    half = STUDENT[len(seeds) - 1] * spread / math.sqrt(len(seeds))
-    return mean - half, mean, mean + half
+    return compare([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
 
 
 def verdicts(grid: dict[Knobs, Setting]) -> dict[Knobs, str]:
@@ -209,7 +227,7 @@ def verdicts(grid: dict[Knobs, Setting]) -> dict[Knobs, str]:
     what validation chose), ``"failed"`` if some of its runs did, ``"incomplete"``, or ``"not run"``."""
     first, found = best(grid), {}
     for knobs, one in grid.items():
-        if not one.test and not one.failed and not one.broken:
+        if one.missing == one.runs:
             found[knobs] = "not run"
         elif one.failed or one.broken:
             found[knobs] = "failed"
@@ -218,8 +236,9 @@ def verdicts(grid: dict[Knobs, Setting]) -> dict[Knobs, str]:
         elif knobs == first:
             found[knobs] = "best"
         else:
-            low, _, high = paired_interval(grid[first], one) or (-math.inf, 0, math.inf)
-            found[knobs] = "worse" if low > 0 else "better" if high < 0 else "indistinguishable"
+            difference = paired(grid[first], one)
+            above, below = (difference.low > 0, difference.high < 0) if difference else (False, False)
+            found[knobs] = "worse" if above else "better" if below else "indistinguishable"
     return found
 
 
@@ -227,17 +246,17 @@ def says(name: str, one: Setting, than: str, other: Setting) -> str:
     """One comparison in a sentence, for any outcome: beyond the interval either way, within it, failed, or not run."""
     for label, each in ((name, one), (than, other)):
         if each.failed or each.broken:
-            learned = f"; those that learned reach {each.mean:.1%}" if each.test else ""
+            learned = f"; those that learned reach {each.mean:.1%}" if each.learned else ""
             return f"{label}: {each.failed + each.broken} of {each.runs} runs failed, so no means are compared{learned}."
         if not each.whole:
-            done = f"{len(each.test)} of {each.runs} runs are recorded" if each.test else "not run yet"
+            done = f"{len(each.learned)} of {each.runs} runs are recorded" if each.learned else "not run yet"
             return f"{label}: {done}, so nothing is said."
-    interval = paired_interval(one, other)
-    if interval is None:
-        return f"{name} against {than}: {len(one.test)} run each is too few for an interval."
-    low, mean, high = (100 * value for value in interval)
-    what = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
-    numbers = f"{mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} over {len(one.test)} seeds"
+    found = paired(one, other)
+    if found is None:
+        return f"{name} against {than}: {len(one.learned)} run each is too few for an interval."
+    what = "above" if found.low > 0 else "below" if found.high < 0 else "not distinguishable from"
+    low, mean, high = 100 * found.low, 100 * found.mean, 100 * found.high
+    numbers = f"{mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} over {len(found.differences)} seeds"
     return f"{name} ({one.mean:.1%}) is {what} {than} ({other.mean:.1%}): {numbers}."
 
 
@@ -262,12 +281,12 @@ def locality(grid: dict[Knobs, Setting], control: Setting | None = None) -> list
 def locality_holds(grid: dict[Knobs, Setting], control: Setting) -> str:
     """The claim in one word, by the matched control: ``"holds"``, ``"fails"``, ``"is undecided"`` or ``"has not been run"``."""
     one = grid[4, 3]
-    if not one.runs or one.missing or control.missing or not (one.test or one.failed):
+    if one.missing or control.missing or not (one.runs and control.runs):
         return "has not been run"
-    interval = paired_interval(one, control)
-    if interval is None:
+    found = paired(one, control)
+    if found is None:
         return "is undecided"
-    return "holds" if interval[0] > 0 else "fails" if interval[2] < 0 else "is undecided"
+    return "holds" if found.low > 0 else "fails" if found.high < 0 else "is undecided"
 
 
 def smallest(grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> Knobs | None:
@@ -280,7 +299,7 @@ def answer(name: str, grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> s
     """How small and how wide, in a sentence on one task: the best setting, and the smallest that is not told from it."""
     asked = [one for one in grid.values() if one.runs]
     if (first := best(grid)) is None:
-        done = sum(len(one.test) + one.failed + one.broken for one in asked)
+        done = sum(one.runs - one.missing for one in asked)
         return f"{name}: {done} of {sum(one.runs for one in asked)} runs are recorded, so no setting is chosen."
     small, said = smallest(grid, price), list(verdicts(grid).values())
     lead = f"{name}: validation chooses compression {first[0]}, K = {first[1]} ({grid[first].mean:.1%} on test)"
@@ -288,7 +307,7 @@ def answer(name: str, grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> s
     rest = f"of the other {len(asked) - 1} settings {alike} are not told from it, {worse} are worse"
     for verdict, what in (("better", "better"), ("failed", "have failed runs"), ("incomplete", "are not complete")):
         rest += f", {said.count(verdict)} {what}" if verdict in said else ""
-    rest += f", {missing} not run" if (missing := sum(not one.test and one.missing > 0 for one in asked)) else ""
+    rest += f", {missing} not run" if (missing := sum(one.missing == one.runs for one in asked)) else ""
     share = f"{price[small].share:.1%} of all parameters train, against {price[first].share:.1%}"
     end = "It is the smallest of them." if small == first else (
         f"The smallest of them is compression {small[0]}, K = {small[1]} ({grid[small].mean:.1%}): {share}."
@@ -319,14 +338,16 @@ def forms_table(grid: dict[Knobs, Setting], beside: dict[str, Setting]) -> str:
     for label, (method, paper) in FORMS.items():
         one = beside.get(method, NOT_RUN) if method != "gamma 4, K 3" else base
         printed = "" if paper is None else f"{paper:.2f}"
-        if not (one.test or one.failed or one.broken):
+        if one.missing == one.runs:
             rows.append([label, "", "", "not run", "", "", printed])
             continue
-        values = [100 * value for value in one.test.values()]
+        values = [100 * value for value in one.test]
         accuracy = f"{spread_text(values, digits=1)} ({len(values)})" if values else "none learned"
-        interval = None if one is base else paired_interval(one, base)
-        against = "" if interval is None else "{1:+.1f} ({0:+.1f} to {2:+.1f})".format(*(100 * value for value in interval))
-        trainable = f"{one.trainable:,}" if one.trainable else ""
+        difference, against = None if one is base else paired(one, base), ""
+        if difference is not None:
+            low, mean, high = 100 * difference.low, 100 * difference.mean, 100 * difference.high
+            against = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        trainable = f"{one.learned[0]['trainable']:,}" if one.learned else ""
         rows.append([label, trainable, f"{one.lr:g}", accuracy, f"{one.failed + one.broken} of {one.runs}", against, printed])
     header = ["form and start", "trained", "rate", "test accuracy, % (runs)", "failed"]
     return markdown([*header, "against the first row: points (95 % interval)", "paper, VTAB-1k"], rows)
