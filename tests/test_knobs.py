@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import minica
-from minica import counting, experiments
+from minica import experiments
 from minica.course import knob_plots
 from minica.experiments import CONFIGS, KNOBS, RESULTS, collapse, knobs, read_plan, read_records
 from minica.experiments.plans import known_jobs, pending
@@ -80,7 +80,7 @@ def texts(figure):
 
 def test_costs_are_those_of_the_network_that_is_built(costs):
     """Against parameters, and multiply-accumulates by PyTorch's counter, of real adapters at three corners of the grid."""
-    for compression, kernel in [(1, 1), (2, 5), (8, 7)]:
+    for compression, kernel in [(1, 1), knobs.MATCHED_AT, (8, 7)]:
         with torch.device("meta"):
             model = minica.create_backbone("tf_efficientnet_lite0", num_classes=CLASSES, pretrained=False)
             minica.adapt(model, "residual_parallel", compression, kernel)
@@ -98,21 +98,15 @@ def test_what_adapters_see(costs):
     assert costs[1, 3].field < costs[1, 3].network_field < costs[1, 7].field  # the network has kernels of 3 and 5
 
 
-def test_the_control_is_matched():
+def test_the_control_is_matched(costs):
     """A kernel of one pixel at compression 2.1 has within 3 % as many parameters as K = 3 at 4, and not fewer."""
-    model = minica.adapt(
-        minica.create_backbone("tf_efficientnet_lite0", num_classes=2, pretrained=False), "residual_parallel", compression=1
-    )
-    ends = [(part.down.in_channels, part.up.out_channels) for part in minica.adapters(model).values()]
-    large, small = (
-        sum(counting.adapter_parameters(*pair, kernel_size=k, compression=gamma) for pair in ends)
-        for k, gamma in [(3, 4), (1, 2.1)]
-    )
+    small, large = costs[knobs.MATCHED_AT].adapters, costs[4, 3].adapters
     assert (small, large) == (81_952, 79_580) and 1 <= small / large < 1.03
     for name in KNOBS[:2]:
         (cell,) = [cell for cell in plan_of(name).cells if cell.method == "1 x 1, matched"]
         (leader,) = [cell for cell in plan_of(name).cells if cell.method == "gamma 4, K 3"]
-        assert cell.points[0]["options"]["compression"] == 2.1 and cell.grid["lr"] == leader.grid["lr"]
+        options = cell.points[0]["options"]
+        assert (options["compression"], options["kernel_size"]) == knobs.MATCHED_AT and cell.grid["lr"] == leader.grid["lr"]
 
 
 # ---------------------------------------------------------------- what records say
@@ -247,13 +241,13 @@ def test_accuracy_by_parameters(state, costs):
     accuracy = {"whole": rising, "empty": lambda *_: None, "failed": lambda o, seed: "same" if seed else 0.5}[state]
     table, plan, found = table_of(accuracy, costs)
     control = knobs.others(plan, found, CLASSES)["1 x 1, matched"]
-    figure = knob_plots.by_parameters(table, control, 81_952)
+    figure = knob_plots.by_parameters(table, control)
     marks = [line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     assert ("not run" in texts(figure)) == (state == "empty")
     assert {"whole": {"o", "s", "^", "D", "*"}, "empty": set(), "failed": {"X"}}[state] == set(marks)
     if state == "whole":
         (line,) = [line for line in figure.axes[0].lines if line.get_color() == "#D55E00" and len(line.get_xdata()) == 4]
-        assert list(line.get_xdata()) == [costs[c, 1].down + costs[c, 1].up for c in knobs.COMPRESSIONS]
+        assert list(line.get_xdata()) == [costs[c, 1].adapters for c in knobs.COMPRESSIONS]
 
 
 # ---------------------------------------------------------------- committed records

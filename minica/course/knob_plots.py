@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..experiments.collapse import collapsed
-from ..experiments.knobs import COMPRESSIONS, KERNELS, Cost, Knobs, Setting, best, verdicts
+from ..experiments.knobs import COMPRESSIONS, KERNELS, MATCHED_AT, Cost, Knobs, Setting, best, verdicts
 from ..experiments.tables import markdown
 from ..tasks.classification import wilson_interval
 from .plots import COLOURS, GREY
@@ -103,7 +103,7 @@ def _notes(one: Setting, verdict: str) -> list[str]:
 
 def _shares(axis: Axes, table: Table, here: Knobs) -> None:
     cost, left = table.costs[here], 0.0
-    whole = (cost.down + cost.up + cost.head) / cost.share
+    whole = (cost.adapters + cost.head) / cost.share
     for part, colour, label in ((cost.down, DOWN, "K x K"), (cost.up, UP, "1 x 1, alpha"), (cost.head, HEAD, "classifier")):
         axis.barh(0, 100 * part / whole, left=left, color=colour, label=f"{label} {100 * part / whole:.2f}")
         left += 100 * part / whole
@@ -152,7 +152,7 @@ def _runs(axis: Axes, table: Table, here: Knobs) -> None:
     axis.set_title(title + hint, fontsize=10, loc="left")
 
 
-def by_parameters(table: Table, control: Setting | None = None, control_parameters: int | None = None) -> Figure:
+def by_parameters(table: Table, control: Setting | None = None) -> Figure:
     """Test accuracy against the adapters' parameters, a line a kernel size; the star is the matched kernel of one pixel.
 
     A cross instead of a mark: some of the setting's runs failed, and the mean is of those that learned.
@@ -160,7 +160,7 @@ def by_parameters(table: Table, control: Setting | None = None, control_paramete
     figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
     for kernel, (marker, colour) in BY_KERNEL.items():
         shown = [(c, table.grid[c, kernel]) for c in COMPRESSIONS if table.grid[c, kernel].test]
-        sizes = [table.costs[c, kernel].down + table.costs[c, kernel].up for c, _ in shown]
+        sizes = [table.costs[c, kernel].adapters for c, _ in shown]
         axis.plot(sizes, [100 * one.mean for _, one in shown], color=colour, lw=1.5)
         for size, (_, one) in zip(sizes, shown, strict=True):
             values = [100 * value for value in one.test]
@@ -170,15 +170,16 @@ def by_parameters(table: Table, control: Setting | None = None, control_paramete
             axis.plot([], [], marker, color=colour, label=f"K = {kernel}")
     if control is not None and control.test:
         values = [100 * value for value in control.test]
-        axis.plot([control_parameters] * 2, [min(values), max(values)], color="black", lw=5, alpha=0.25, solid_capstyle="butt")
+        size = table.costs[MATCHED_AT].adapters
+        axis.plot([size] * 2, [min(values), max(values)], color="black", lw=5, alpha=0.25, solid_capstyle="butt")
         mark = "X" if control.failed or control.broken else "*"
-        axis.plot(control_parameters, 100 * control.mean, mark, color="black", markersize=13, label="K = 1, matched, own rate")
+        axis.plot(size, 100 * control.mean, mark, color="black", markersize=13, label="K = 1, matched, own rate")
     axis.set(xlabel="parameters of the adapters", ylabel="test accuracy, %", xscale="log", title=table.title)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY, fontsize=14)
-        sizes = [cost.down + cost.up for cost in table.costs.values()]
+        sizes = [cost.adapters for cost in table.costs.values()]
         axis.set(xlim=(min(sizes), max(sizes)), ylim=(0, 100))
     return figure
 
