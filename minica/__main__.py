@@ -22,10 +22,10 @@ def _lab(args: argparse.Namespace) -> int:
 
 
 def _records(args: argparse.Namespace) -> int:
-    from .experiments import CONFIGS, RECORDED, RESULTS, sweep
+    from .experiments import CONFIGS, KNOBS, RECORDED, RESULTS, sweep
 
-    if unknown := [name for name in args.names if name not in RECORDED]:
-        raise ValueError(f"unknown records {unknown[0]!r}; choose among {', '.join(RECORDED)}.")
+    if unknown := [name for name in args.names if name not in (*RECORDED, *KNOBS)]:
+        raise ValueError(f"unknown records {unknown[0]!r}; choose among {', '.join((*RECORDED, *KNOBS))}.")
     for name in args.names or RECORDED:
         sweep(CONFIGS / f"{name}.toml", RESULTS / f"{name}.json")
     return 0
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     lab.set_defaults(work=_lab)
 
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
-    records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all)")
+    records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all but the knobs')")
     records.set_defaults(work=_records)
 
     sweep = commands.add_parser("sweep", help="tune every method of a config alike and test the best of each; it resumes")

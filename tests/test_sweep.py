@@ -19,7 +19,8 @@ from filelock import FileLock
 
 from minica import data, experiments
 from minica.data.scenes import draw_scenes
-from minica.experiments import read_plan, sweep
+from minica.experiments import KNOBS, read_plan, sweep
+from minica.experiments.plans import final_jobs, is_complete, known_points, pending
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRIALS = 25  # of configs/packaged.toml: 4 + 4 + 8 tuning runs, 3 x 3 final ones
@@ -294,6 +295,9 @@ def test_two_sweeps_on_the_same_records(tmp_path):
         ("vtab_packaged", 20, 60, 100),
         ("signs", 10, 40, 50),
         ("clothing", 5, 20, 25),
+        ("knobs_position", 25, 75, 75),
+        ("knobs_solar_cells", 17, 51, 51),
+        ("knobs_signs", 7, 21, 21),
         ("scenes_boxes", 3, 9, 9),
         ("scenes_masks", 3, 9, 9),
         ("nuclei", 3, 9, 9),
@@ -317,6 +321,27 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         for cell in plan.cells:  # Table 8
             assert cell.grid["lr"] == [1e-3, 5e-4, 1e-4, 5e-5, 1e-5] and cell.grid["weight_decay"] == [1e-2, 1e-3, 1e-4, 0]
             assert all((point["epochs"], point["warmup"]) == (100, 0.1) for point in cell.points)
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_the_knobs_have_the_rate_of_one_of_them(name, monkeypatch):
+    """First the tuned ones; then every setting of the grid, at the rate that validation chose for "gamma 4, K 3"."""
+    monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
+    plan, found = read_plan(CONFIGS / f"{name}.toml"), {}
+    (leader,) = [cell for cell in plan.cells if cell.method == "gamma 4, K 3"]
+    followers = [cell for cell in plan.cells if cell.rate_of]
+    assert {cell.rate_of for cell in followers} == {leader.method} and len(followers) in (6, 15)
+    assert not any(known_points(cell, found, plan) for cell in followers), "they wait for the rate"
+    while todo := pending(plan, found):
+        for key, job in todo.items():
+            score = {"accuracy": 0.5 + 0.1 * (job["config"]["lr"] == leader.grid["lr"][1])}
+            found[key] = {"config": job["config"], "trainable": 1, "val": score, "test": score}
+    for cell in followers:
+        assert [job["config"]["seed"] for job in final_jobs(cell, found, plan)] == plan.seeds
+        assert {job["config"]["lr"] for job in final_jobs(cell, found, plan)} == {leader.grid["lr"][1]}
+    assert is_complete(plan, found)
+    said = re.search(r"(\d+) runs of", (CONFIGS / f"{name}.toml").read_text())
+    assert int(said[1]) == len(found)
 
 
 @pytest.mark.parametrize(
@@ -353,6 +378,16 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
         ('"linear"', '"linear", compression = 4', "'linear' takes no options; got compression"),
         ('{ method = "linear" }', '"linear"', "methods must be tables"),
         ('"linear"', '"linear", lr = "fast"', r"lr in \[methods.LP\] must be numbers from 0, got 'fast'"),
+        (
+            '"linear"',
+            '"linear", rate_of = "LP"',
+            r"rate_of in \[methods.LP\] must name another method, one that is tuned, got 'LP'",
+        ),
+        (
+            '"linear" }',
+            '"linear" }, FT = { method = "full", rate_of = "LP", lr = 1e-3 }',
+            r"\[methods.FT\] has the rate and the decay of 'LP'; leave out 'lr'",
+        ),
         (
             '"linear" }',
             '"linear" }, FT = { method = "full", lr = 1e-3 }',

@@ -25,3 +25,9 @@ POSITION = {
     "laptop": dict(size=64, train_size=None, epochs=6, batch_size=16, seeds=5),
     **LARGE,
 }
+# Notebook 04's live run, for configs/knobs_position.toml.
+KNOBS = {
+    "smoke": dict(size=32, train_size=32, epochs=1, batch_size=16, seeds=1),
+    "laptop": dict(size=64, train_size=None, epochs=6, batch_size=16, seeds=3),
+    **LARGE,
+}

@@ -38,9 +38,23 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
     for cell in plan.cells:
         best = chosen(cell, found, plan)
         points = [point | sizes for point in (cell.points if best is None else best[:1])]
-        cells[cell.method] = replace(cell, points=points, seeds=cell.seeds[:seeds], widen=False, then={})
+        rate_of = cell.rate_of if best is None and cell.rate_of in (methods or [cell.rate_of]) else None
+        cells[cell.method] = replace(cell, points=points, seeds=cell.seeds[:seeds], widen=False, then={}, rate_of=rate_of)
     shown = [cells[method] for method in methods or cells]
     return replace(plan, seeds=plan.seeds[:seeds], tuning_seeds=plan.tuning_seeds[:seeds], cells=shown)
+
+
+def plan_and_records(name: str, retrain: bool = False, **sizes) -> tuple[Plan, dict[str, dict], str]:
+    """A config's plan, the records there are of it, complete or not, and their source.
+
+    With ``retrain`` a sweep comes first, at ``sizes`` as in :func:`plan_at`, into a new folder below ``records``.
+    """
+    if not retrain:
+        plan = read_plan(CONFIGS / f"{name}.toml", rehearse=False)
+        return plan, read_records(RESULTS / f"{name}.json"), "recorded"
+    plan, place = plan_at(name, **sizes), Path("records") / time.strftime("%Y%m%d-%H%M%S") / name
+    sweep(plan, place)
+    return plan, read_records(place), "trained here"
 
 
 def records_or_runs(plan: Plan, retrain: bool = False) -> Results:

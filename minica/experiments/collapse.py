@@ -26,6 +26,7 @@ from ..fast.layout import channels_last, in_channels_last
 from ..fast.lean import lean
 from ..profiling import modes_kept
 from ..recipe import frozen_running_stats, plain
+from ..tasks.classification import wilson_interval
 from ..training import evaluate, learning_rate, parameter_groups
 from .records import RESULTS, add_record, read_records, trial_key
 from .runs import prepare, provenance
@@ -105,6 +106,15 @@ def trials(group: str) -> list[dict]:
     return [cell | {"seed": seed} for seed in range(seeds) for cell in cells]
 
 
+def cells(groups: list[str], found: dict[str, dict]) -> list[tuple[dict, list[dict]]]:
+    """The cells of some groups: what all trials of one share, and the records there are of them."""
+    return [
+        (cell, [found[key] for seed in range(GROUPS[group][1]) if (key := trial_key(cell | {"seed": seed})) in found])
+        for group in groups
+        for cell in GROUPS[group][0]
+    ]
+
+
 def run_all(groups: list[str], place=RESULTS / "collapse.json") -> None:
     """Run what has no record yet, trial by trial, group by group."""
     if unknown := [name for name in groups if name not in GROUPS]:
@@ -124,6 +134,28 @@ def run_all(groups: list[str], place=RESULTS / "collapse.json") -> None:
 def collapsed(record: dict) -> bool:
     """Whether a trial ended as the module's first lines define it."""
     return record["final_loss"] >= LOSS * math.log(record["classes"]) and record["deviation"] < DEVIATION
+
+
+def remedy(found: dict[str, dict]) -> str:
+    """Whether longer warm-ups are a remedy where they were looked for: a sentence each, for any outcome."""
+    (short, before), *longer = cells(["decisive"], found) + cells(["remedies"], found)[:1]
+    lines = []
+    for long, after in longer:
+        if not before or not after:
+            lines.append(f"With {long['warmup_steps']} steps of warm-up out of {long['steps']}: not run.")
+            continue
+        shares = [(sum(map(collapsed, records)), len(records)) for records in (before, after)]
+        (low, high), (low_after, high_after) = (wilson_interval(*share) for share in shares)
+        what = "less often" if high_after < low else "more often" if low_after > high else "not certainly less often"
+        (old, new) = (
+            f"{dead} of {n} ({100 * a:.0f} to {100 * b:.0f} %)"
+            for (dead, n), (a, b) in zip(shares, ((low, high), (low_after, high_after)), strict=True)
+        )
+        lines.append(
+            f"With {long['warmup_steps']} steps of warm-up out of {long['steps']} runs collapse {what} than with "
+            f"{short['warmup_steps']}: {new} against {old}."
+        )
+    return "\n".join(lines)
 
 
 def trial(config: dict) -> dict:

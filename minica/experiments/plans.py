@@ -59,6 +59,7 @@ class Cell:
     seeds: list[int]  # of the final runs
     widen: bool = False  # whether a rate beyond the grid's edge is tried if the best one lies there
     then: dict[str, list] = field(default_factory=dict)  # key -> values that are tried after that, at the best point so far
+    rate_of: str | None = None  # the method whose chosen rate and decay this one has; its own points only say what they may be
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,15 @@ class Plan:
 # ---------------------------------------------------------------- the config
 
 
-def read_plan(path: str | os.PathLike) -> Plan:
+def read_plan(path: str | os.PathLike, rehearse: bool = True) -> Plan:
     """The plan that a TOML file asks for; ``configs/`` has examples.
 
     Wherever a list stands, each of its values is meant: of a task's options all combinations are tasks, of a method's options
     all combinations are tried.  With ``resplit = true`` a task's data are split by the seed of each run.
 
     A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of the two than the others,
-    unless it says ``control = true``: not tuned, and compared with at a rate that it is given.
+    unless it says ``control = true``: not tuned, and compared with at a rate that it is given.  With ``rate_of`` = another
+    method it has the rate and the decay that were chosen for that one.
 
     With ``widen = true`` a rate beyond the edge is tried once if the best one lies there, as far off as the next one inside.
     ``then = { weight_decay = [0.0], ... }`` tries each of these values after that, key after key, at the best point so far; a
@@ -92,6 +94,9 @@ def read_plan(path: str | os.PathLike) -> Plan:
 
     With ``finalists = n`` only the best n points after the first tuning seed are tried with the others.  With
     ``phases = false`` every run trains on train and is scored on val and on test; the choice looks at val alone.
+
+    Args:
+        rehearse: build every method once, without numbers; who only looks at records need not.
 
     Raises:
         ValueError: naming file and key, for what is unknown, missing, of the wrong kind, or tuned less than the rest; also if
@@ -133,7 +138,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise ValueError(
             f'{path}: network must be such as {{ name = "faster_rcnn", channels = 64 }}, name one of {", ".join(NETWORKS)}.'
         )
-    _rehearse(path, backbones, methods, config["size"], config.get("network"))
+    if rehearse:
+        _rehearse(path, backbones, methods, config["size"], config.get("network"))
     phases, metric = config.get("phases", True), config.get("metric", METRICS[0])
     fixed = {key: config[key] for key in (*SIZES, *SETTINGS) if key in config} | ({"phase": "tune"} if phases else {})
     cells = [
@@ -156,7 +162,8 @@ def _methods(path: Path, config: dict) -> dict[str, dict]:
         if "method" not in method:
             raise ValueError(f"{path}: [methods.{name}]: 'method' is missing, such as \"full\".")
         _check_switches(path, f" in [methods.{name}]", method)
-        own = {key: method.get(key, config.get(key)) for key in (*GRID, "seeds")}
+        rates = _leader(path, name, methods) if "rate_of" in method else method
+        own = {key: rates.get(key, config.get(key)) for key in GRID} | {"seeds": method.get("seeds", config.get("seeds"))}
         for key, value in own.items():
             if value is None:
                 raise ValueError(f"{path}: {key!r} is missing: give it once for all methods, or in [methods.{name}] too.")
@@ -164,13 +171,23 @@ def _methods(path: Path, config: dict) -> dict[str, dict]:
         found[name] = {key: value for key, value in method.items() if key not in ("control", "then")}
         found[name] |= {key: _list(value) for key, value in own.items()}
         found[name]["then"] = _then(path, "", config) | _then(path, f" in [methods.{name}]", method)
-        if method.get("control", False):
+        if method.get("control", False) or "rate_of" in method:
             found[name]["then"] = {}
-        if not method.get("control", False):
+        else:
             pairs[name] = len(found[name]["lr"]) * len(found[name]["weight_decay"])
     if len(set(pairs.values())) > 1:
         raise ValueError(f"{path}: no method may be tuned less than another, but the pairs of lr and weight_decay are {pairs}.")
     return found
+
+
+def _leader(path: Path, name: str, methods: dict[str, dict]) -> dict:
+    """The method whose rate and decay the method called ``name`` shall have."""
+    leader = methods[name]["rate_of"]
+    if leader == name or not isinstance(leader, str) or leader not in methods or "rate_of" in methods[leader]:
+        raise ValueError(f"{path}: rate_of in [methods.{name}] must name another method, one that is tuned, got {leader!r}.")
+    if own := [key for key in (*GRID, "control", "then") if key in methods[name]]:
+        raise ValueError(f"{path}: [methods.{name}] has the rate and the decay of {leader!r}; leave out {own[0]!r}.")
+    return methods[leader]
 
 
 def _then(path: Path, where: str, table: dict) -> dict[str, list]:
@@ -187,7 +204,7 @@ def _then(path: Path, where: str, table: dict) -> dict[str, list]:
 
 
 def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen: bool) -> Cell:
-    seeds, then, points = method.pop("seeds"), method.pop("then"), []
+    seeds, then, rate_of, points = method.pop("seeds"), method.pop("then"), method.pop("rate_of", None), []
     then = {key: [float(value) for value in values] if key in GRID else values for key, values in then.items()}
     for point in _combinations(method):
         options = {key: value for key, value in point.items() if key not in ("method", *GRID)}
@@ -196,7 +213,7 @@ def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen
     label = ", ".join([task["data"], *(f"{key} {value}" for key, value in task.items() if key != "data")])
     grid = {key: value for key, value in method.items() if isinstance(value, list)}
     grid |= {key: [*grid.get(key, ()), *values] for key, values in then.items()}
-    return Cell(label, backbone, name, grid, points, seeds, widen and len(points) > 1, then)
+    return Cell(label, backbone, name, grid, points, seeds, widen and len(points) > 1 and not rate_of, then, rate_of)
 
 
 def _list(value) -> list:
@@ -239,7 +256,9 @@ def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], size: 
     are spent, and before any weights are there."""
     for backbone in backbones:
         for name, method in methods.items():
-            points = [*_combinations({key: value for key, value in method.items() if key not in (*GRID, "seeds", "then")})]
+            points = [
+                *_combinations({key: value for key, value in method.items() if key not in (*GRID, "seeds", "then", "rate_of")})
+            ]
             points += [
                 points[0] | {key: value} for key, values in method["then"].items() if key not in GRID for value in values
             ]
@@ -289,6 +308,16 @@ def known_points(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
         return ranked[0][0] if ranked else None
 
     points = list(cell.points)
+    if cell.rate_of:
+        (leader,) = [
+            other
+            for other in plan.cells
+            if (other.task, other.backbone, other.method) == (cell.task, cell.backbone, cell.rate_of)
+        ]
+        if (settled := chosen(leader, found, plan)) is None:
+            return []
+        pair = {key: settled[0][key] for key in GRID}
+        return [point | pair for point in points if all(point[key] == points[0][key] for key in GRID)]
     if cell.widen:
         if (here := best()) is None:
             return points
@@ -306,9 +335,10 @@ def known_points(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
 
 def _finalists(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
     """The points that are tried with every tuning seed, as far as that is known."""
-    if plan.finalists is None or len(cell.points) <= plan.finalists:
-        return known_points(cell, found, plan)
-    ranked = _ranked(cell.points, plan.tuning_seeds[:1], found, plan.metric) or []
+    points = known_points(cell, found, plan)
+    if plan.finalists is None or len(points) <= plan.finalists:
+        return points
+    ranked = _ranked(points, plan.tuning_seeds[:1], found, plan.metric) or []
     return [point for point, _ in ranked[: plan.finalists]]
 
 

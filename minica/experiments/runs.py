@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from .. import data
 from ..backbones import create_backbone, normalization
 from ..dense import pyramid
+from ..recipe import adapters
 from ..tasks.classification import all_the_same, metrics
 from ..training import evaluate, fit, predict
 from ..tuning import tune
@@ -68,12 +69,21 @@ def prepare(config: dict) -> tuple[torch.nn.Module, data.Task | data.DenseTask]:
 
 
 def tuned_classifier(config: dict, classes: int, pretrained: bool = True) -> torch.nn.Module:
-    """A backbone with a new classifier, prepared by the configuration's method: one of ``tune``'s, ``"lora"`` or ``"loha"``."""
+    """A backbone with a new classifier, prepared by the configuration's method: one of ``tune``'s, ``"lora"`` or ``"loha"``.
+
+    A Conv-Adapter's options may have ``alpha``: the number at which every entry of every alpha starts (the paper's Figure 4).
+    """
     model = create_backbone(config["backbone"], num_classes=classes, pretrained=pretrained)
     if config["method"] in KINDS:
         return low_rank(model, config["method"], **config["options"])
     framed = {"image_size": config["size"]} if config["method"] == "prompt" else {}
-    return tune(model, config["method"], **framed | config["options"])
+    if config["method"] != "conv_adapter":
+        return tune(model, config["method"], **framed | config["options"])
+    options = {key: value for key, value in config["options"].items() if key != "alpha"}
+    tune(model, "conv_adapter", **options)
+    for adapter in adapters(model).values() if "alpha" in config["options"] else ():
+        torch.nn.init.constant_(adapter.alpha, config["options"]["alpha"])
+    return model
 
 
 def tuned_network(config: dict, classes: int, pretrained: bool = True) -> torch.nn.Module:

@@ -24,6 +24,7 @@ FOLDER = Path("build/sweeps")
 DEATHS = 2  # of a trial's process, after which the trial has failed and the sweep goes on without it
 # The configs whose records are committed, each in the file of its name below records.RESULTS.
 RECORDED = ("quickstart", "position", "few_shot_solar_cells", "vtab_packaged", "solar_cells")
+KNOBS = ("knobs_position", "knobs_solar_cells", "knobs_signs")  # notebook 04's; the last one's data are below MINICA_DATA
 
 
 def sweep(
