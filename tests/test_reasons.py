@@ -101,7 +101,7 @@ def test_the_figures_draw_every_task(recorded):
         plt.close(figure)
     assert len(limits) == 1, "the axes are the same for every task"
     figure = reason_plots.gain_against(tasks, {"cka": [t.cka["kernels"] for t in tasks], "mmd": [t.mmd for t in tasks]})
-    names = {text.get_text() for text in figure.axes[0].texts}
+    names = set(figure.axes[0].get_legend_handles_labels()[1])
     assert {"position", "orientation", "count", "cells: defect", "cells: kind", "signs", "clothing"} == names
     plt.close(figure)
 

@@ -17,6 +17,7 @@ AXES = {
     "cka_fixed": "the same, one rate for all tasks",
     "mmd": "MMD to the reference",
 }
+MARKERS = "os^DvPX*h"  # a task each
 SHORT = {"shapes, task ": "", "solar-cells, task ": "cells: ", "sign-digits": "signs"}
 
 
@@ -33,28 +34,20 @@ def gain_against(tasks: Sequence[Task], values: dict[str, Sequence[float]]) -> F
 
     A dot is a task's mean over seeds, the bar reaches from its lowest to its highest seed.
     """
-    figure, axes = plt.subplots(
-        1, len(values), figsize=(4.2 * len(values), 3.6), sharey=True, squeeze=False, layout="constrained"
-    )
+    size = (4.2 * len(values), 4)
+    figure, axes = plt.subplots(1, len(values), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (what, found) in zip(axes[0], values.items(), strict=True):
         axis.axhline(0, color=GREY, lw=1, ls=":")
-        middle = (min(found) + max(found)) / 2
-        for task, value in zip(tasks, found, strict=True):
+        for task, value, marker in zip(tasks, found, MARKERS, strict=False):
             low, high = 100 * min(task.gains), 100 * max(task.gains)
-            axis.plot([value, value], [low, high], color=COLOURS["Conv-Adapter"], lw=3, alpha=0.35)
-            axis.plot(value, 100 * task.gain, "o", color=COLOURS["Conv-Adapter"])
-            side = "left" if value <= middle else "right"
-            axis.annotate(
-                short_name(task.name),
-                (value, 100 * task.gain),
-                (6 if side == "left" else -6, 5),
-                textcoords="offset points",
-                ha=side,
-                fontsize=9,
-            )
-        axis.margins(x=0.12)
+            axis.plot([value, value], [low, high], color=COLOURS["Conv-Adapter"], lw=3, alpha=0.3)
+            style = dict(color=COLOURS["Conv-Adapter"], marker=marker, ls="", markersize=8, markeredgecolor="black")
+            axis.plot(value, 100 * task.gain, label=short_name(task.name), **style)
+        axis.margins(x=0.08)
         axis.set_xlabel(AXES[what])
     axes[0][0].set_ylabel("gain over full fine-tuning, points")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=10, ncols=4, loc="outside upper center")
     return figure
 
 
