@@ -73,7 +73,7 @@ class Cost(NamedTuple):
 
 
 def costs(backbone: str, scheme: str, size: int, classes: int) -> dict[Knobs, Cost]:
-    """What every setting of the grid, and the matched control, costs: closed forms on the shapes of one forward pass without numbers.
+    """What each setting of the grid and the matched control cost: closed forms on the shapes of a forward pass without numbers.
 
     A kernel of K pixels on a map that is j times coarser than the image adds (K - 1) j pixels to what is seen.
 
