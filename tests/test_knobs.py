@@ -236,6 +236,23 @@ def test_sliders_only_read_tables(costs, monkeypatch):
     knob_plots.by_parameters(table)
 
 
+def test_the_table_of_forms(costs):
+    """Ours beside the paper's; a failed run is counted and not averaged, and a form without a record says so."""
+
+    def forms(options, seed):
+        if options.get("form") == "linear":
+            return "same" if seed == 1 else 0.4
+        return None if options.get("form") == "spatial" else 0.7 + 0.05 * ("form" in options) + seed / 100
+
+    table, plan, found = table_of(forms, costs)
+    lines = knobs.forms_table(table.grid, knobs.others(plan, found, CLASSES)).splitlines()[2:]
+    assert len(lines) == 9 and all(
+        line.endswith(f"{mean} |") for line, mean in zip(lines, ("71.03", "70.52", "68.32"), strict=False)
+    )
+    assert "71.0 ± 1.0 (3) | 0 of 3 |  | 71.03" in lines[0] and "| +5.0 (+5.0 to +5.0) | 70.52" in lines[1]
+    assert "40.0 ± 0.0 (2) | 1 of 3 |  | 68.32" in lines[2] and "| not run |" in lines[3] and lines[3].endswith("68.54 |")
+
+
 @pytest.mark.parametrize("state", ["whole", "empty", "failed"])
 def test_accuracy_by_parameters(state, costs):
     accuracy = {"whole": rising, "empty": lambda *_: None, "failed": lambda o, seed: "same" if seed else 0.5}[state]
