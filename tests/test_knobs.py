@@ -13,9 +13,9 @@ import torch
 
 import minica
 from minica import experiments
-from minica.course import knob_plots
+from minica.course import knob_plots, presets, results
 from minica.experiments import CONFIGS, KNOBS, RESULTS, collapse, knobs, read_plan, read_records
-from minica.experiments.plans import known_jobs, pending
+from minica.experiments.plans import is_complete, known_jobs, pending
 
 CLASSES = 16
 CORNERS = [(1, 1), (1, 7), (8, 1), (8, 7)]
@@ -236,6 +236,23 @@ def test_sliders_only_read_tables(costs, monkeypatch):
     knob_plots.by_parameters(table)
 
 
+def test_the_table_of_forms(costs):
+    """Ours beside the paper's; a failed run is counted and not averaged, and a form without a record says so."""
+
+    def forms(options, seed):
+        if options.get("form") == "linear":
+            return "same" if seed == 1 else 0.4
+        return None if options.get("form") == "spatial" else 0.7 + 0.05 * ("form" in options) + seed / 100
+
+    table, plan, found = table_of(forms, costs)
+    lines = knobs.forms_table(table.grid, knobs.others(plan, found, CLASSES)).splitlines()[2:]
+    assert len(lines) == 9 and all(
+        line.endswith(f"{mean} |") for line, mean in zip(lines, ("71.03", "70.52", "68.32"), strict=False)
+    )
+    assert "71.0 ± 1.0 (3) | 0 of 3 |  | 71.03" in lines[0] and "| +5.0 (+5.0 to +5.0) | 70.52" in lines[1]
+    assert "40.0 ± 0.0 (2) | 1 of 3 |  | 68.32" in lines[2] and "| not run |" in lines[3] and lines[3].endswith("68.54 |")
+
+
 @pytest.mark.parametrize("state", ["whole", "empty", "failed"])
 def test_accuracy_by_parameters(state, costs):
     accuracy = {"whole": rising, "empty": lambda *_: None, "failed": lambda o, seed: "same" if seed else 0.5}[state]
@@ -260,6 +277,25 @@ def test_what_is_recorded_is_what_the_config_asks_for(name):
     assert found.keys() <= known_jobs(plan, found).keys()
     for one in found.values():
         assert "error" in one or {"trainable", "seconds", "versions", "hardware", "revision", "val", "test"} <= one.keys()
+
+
+def test_retraining_sweeps_the_plan_at_other_sizes(tmp_path, monkeypatch):
+    """As long as nothing is recorded, rates are tuned again; the grid still follows the one that is tuned."""
+    swept = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
+    monkeypatch.setattr(results, "sweep", lambda plan, place: swept.append(plan))
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    plan, found, source = results.plan_and_records("knobs_position", True, **presets.KNOBS["smoke"])
+    assert swept == [plan] and found == {} and source == "trained here" and plan.seeds == [0]
+    assert all(
+        (point["size"], point["train_size"], point["epochs"]) == (32, 32, 1) for cell in plan.cells for point in cell.points
+    )
+    assert sum(cell.rate_of == "gamma 4, K 3" for cell in plan.cells) == 15
+    found = made_up(plan, rising)
+    assert is_complete(plan, found) and len(found) == 15 + 10 * 3
+    plan, found, source = results.plan_and_records("knobs_position")
+    assert source == "recorded" and found == {} and len(swept) == 1, "without retraining nothing is trained"
 
 
 def test_the_table_of_collapse_counts_the_records():

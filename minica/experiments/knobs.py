@@ -18,6 +18,7 @@ from ..counting import adapter_macs, adapter_parameters, bottleneck_width, kerne
 from ..profiling import count
 from ..recipe import adapters, detach
 from ..schemes import adapt
+from .paper import table
 from .plans import Cell, Plan, final_jobs
 from .records import trial_key
 from .scores import Comparison, compare, spread_text
@@ -73,7 +74,7 @@ class Cost(NamedTuple):
 
 
 def costs(backbone: str, scheme: str, size: int, classes: int) -> dict[Knobs, Cost]:
-    """What every setting of the grid, and the matched control, costs, by closed forms on the shapes of a forward pass.
+    """What each setting of the grid and the matched control cost: closed forms on the shapes of a forward pass without numbers.
 
     A kernel of K pixels on a map that is j times coarser than the image adds (K - 1) j pixels to what is seen.
 
@@ -301,17 +302,17 @@ def answer(name: str, grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> s
     return f"{lead}; {rest}. {end}"
 
 
-# Rows of the table of forms and starts -> the method in the config, and the mean of the paper's Table 5.
+# Rows of the table of forms and starts -> what the config calls them; the first six are Table 5's, in its order.
 FORMS = {
-    "depth-wise K x K, then 1 x 1": ("gamma 4, K 3", 71.03),
-    "regular K x K, then 1 x 1": ("regular", 70.52),
-    "linear: 1 x 1, then 1 x 1": ("linear", 68.32),
-    "depth-wise, at half the resolution": ("spatial", 68.54),
-    "1 x 1 at every convolution of a block": ("all convolutions", 58.75),
-    "depth-wise, one a stage": ("stages", 65.06),
-    "depth-wise, identity start, alpha from 0.1": ("identity, alpha 0.1", None),
-    "depth-wise, published start, alpha from 1": ("published, alpha 1", None),
-    "depth-wise, published start, alpha from 0.1": ("published, alpha 0.1", None),
+    "depth-wise K x K, then 1 x 1": "gamma 4, K 3",
+    "regular K x K, then 1 x 1": "regular",
+    "linear: 1 x 1, then 1 x 1": "linear",
+    "depth-wise, at half the resolution": "spatial",
+    "1 x 1 at every convolution of a block": "all convolutions",
+    "depth-wise, one a stage": "stages",
+    "depth-wise, identity start, alpha from 0.1": "identity, alpha 0.1",
+    "depth-wise, published start, alpha from 1": "published, alpha 1",
+    "depth-wise, published start, alpha from 0.1": "published, alpha 0.1",
 }
 
 
@@ -320,10 +321,9 @@ def forms_table(grid: dict[Knobs, Setting], beside: dict[str, Setting]) -> str:
 
     A mean is of the runs that learned; those that did not are counted beside it.
     """
-    rows, base = [], grid[4, 3]
-    for label, (method, paper) in FORMS.items():
-        one = beside.get(method, NOT_RUN) if method != "gamma 4, K 3" else base
-        printed = "" if paper is None else f"{paper:.2f}"
+    rows, base, paper = [], grid[4, 3], [f"{row['mean']:.2f}" for row in table(5)]
+    for (label, method), printed in itertools.zip_longest(FORMS.items(), paper, fillvalue=""):
+        one = base if method == "gamma 4, K 3" else beside.get(method, NOT_RUN)
         if one.missing == one.runs:
             rows.append([label, "", "", "not run", "", "", printed])
             continue
