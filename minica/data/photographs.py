@@ -65,9 +65,9 @@ def students(paths: list[Path], labels: np.ndarray) -> np.ndarray:
 def clothing(task: str | None, size: int, resize: str, seed: int, root: str | os.PathLike | None = None) -> Collection:
     """Photographs of clothes, 10 classes of different sizes (Grigorev 2020).
 
-    The task ``"thousand"`` (the default) pools the published splits and splits anew by ``seed``, stratified by class.  Pictures of
-    which another copy is there are left out, both if their classes differ.  ``"published"`` is the publisher's split, whatever the
-    seed: 3,068 / 341 / 372 images, all of them kept.
+    The task ``"thousand"`` (the default) pools the published splits and splits anew by ``seed``, stratified by class.
+    Pictures of which another copy is there are left out, both if their classes differ.  ``"published"`` is the publisher's
+    split, whatever the seed: 3,068 / 341 / 372 images, all of them kept.
 
     Raises:
         ValueError: for an unknown task, or if the set is not below ``root``, else ``$MINICA_DATA``.

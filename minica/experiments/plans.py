@@ -86,8 +86,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
     all combinations are tried.  With ``resplit = true`` a task's data are split by the seed of each run; with ``labels = n`` a
     run trains on n images, drawn by its seed.
 
-    A task may have its own ``epochs``, and ``tuned = { labels = 100, epochs = 60 }`` what its tuning runs have in the place of its
-    own entries: tasks that are tuned alike share these runs.
+    A task may have its own ``epochs``, and ``tuned = { labels = 100, epochs = 60 }`` what its tuning runs have in the place
+    of its own entries: tasks that are tuned alike share these runs.
 
     A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of the two than the others,
     unless it says ``control = true``: not tuned, and compared with at a rate that it is given.
@@ -200,8 +200,10 @@ def _check_tuned(path: Path, task: dict, phases: bool) -> None:
     if tuned and not phases:
         raise ValueError(f"{path}: with phases = false there are no runs that only tune; leave tuned out of [[tasks]].")
     for key, value in [*task.items(), *tuned.items()]:
-        for number in _list(value) if key in ("labels", "epochs") else ():
+        for number in _list(value) if key == "labels" else ():
             _check_numbers(path, f"{key} in [[tasks]]", number)
+        if key == "epochs":
+            _check_numbers(path, f"{key} in [[tasks]]", value)
 
 
 def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen: bool) -> Cell:
