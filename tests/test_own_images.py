@@ -1,4 +1,4 @@
-"""Notebook 10's helpers: the folder that it writes, what it says of recorded curves, its figure, and its excerpts of a report."""
+"""Notebook 10's helpers: its folder, what is said of recorded curves, the figure, and excerpts of a report."""
 
 import json
 
