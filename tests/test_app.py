@@ -20,12 +20,13 @@ from PIL import Image, ImageDraw
 import minica
 from minica import data
 from minica.__main__ import main
-from minica.app import prediction, report
+from minica.app import onnx_file, prediction, report
 from minica.app.choices import choose_scheme, class_weights
 from minica.app.prediction import as_csv, load_run
 from minica.app.splits import draw_splits, read_pictures
 from minica.data.table import read_table
 from minica.experiments.scores import balanced_interval
+from minica.training import TrainingDiverged
 
 CLASSES = ("Mutter & Bolzen", "große Schraube", "washer <b>")  # sorted, with what HTML and file systems find hard
 LOST = {"washer <b>/half.jpg", "washer <b>/phone.jpg"}
@@ -213,6 +214,15 @@ def test_what_is_refused_and_touches_nothing(arguments, said, tmp_path, monkeypa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_run_in_which_nothing_trains_ends_with_one_line(monkeypatch, capsys):
+    def diverges(*arguments, **options):
+        raise TrainingDiverged("no learning rate that was tried trains: the loss is nan")
+
+    monkeypatch.setattr("minica.app.run.train_folder", diverges)
+    assert main(["train", "photos", "--out", "run"]) == 2
+    assert capsys.readouterr().err == "error: no learning rate that was tried trains: the loss is nan\n"
+
+
 # -------------------------------------------------------------------------------------------------------------- report
 
 
@@ -375,6 +385,15 @@ def test_an_exported_run_says_what_it_needs(finished, messy, tmp_path, capsys):
     for name, said in (("no/model.onnx", "is no folder"), ("model.json", "give a name such as model.onnx")):
         assert main(["export", str(finished[0]), str(tmp_path / name)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_an_export_is_checked_on_the_pictures_that_are_left(tmp_path):
+    draw(tmp_path / "photos", a=2)
+    (tmp_path / "photos" / "a" / "half.png").write_bytes((tmp_path / "photos" / "a" / "0.png").read_bytes()[:99])
+    names = ["a/half.png", "a/gone.png", "a/0.png", "a/1.png"]
+    (tmp_path / "run.json").write_text(json.dumps({"data": str(tmp_path / "photos"), "splits": {"test": names}}))
+    known = {"input_size": 16, "resize": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert [tuple(image.shape) for image in onnx_file._test_pictures(tmp_path, known)] == [(3, 16, 16)] * 2
 
 
 # ---------------------------------------------------------------------------------------------- pictures and their splits
