@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 import minica
 from minica import data
 from minica.__main__ import main
-from minica.app import onnx_file, prediction, report
+from minica.app import onnx_file, prediction, report, splits
 from minica.app.choices import choose_scheme, class_weights
 from minica.app.prediction import as_csv, load_run
 from minica.app.splits import draw_splits, read_pictures
@@ -484,6 +484,20 @@ def test_missing_files_of_a_table_are_named_together_or_skipped(tmp_path):
         read_pictures(path, 16)
     pictures = read_pictures(path, 16, skip_broken=True)
     assert pictures.skipped == dict.fromkeys(("a/5.png", "b/5.png"), "No such file or directory") and len(pictures.names) == 10
+
+
+def test_classes_of_almost_the_same_name_are_noted(tmp_path):
+    draw(tmp_path, a=8)
+    labels = ("Cat", "cat ", "gro\u00df", "gro\u00df", "u\u0308ber", "\u00fcber", "dog", "dog")
+    lines = [f"a/{i}.png,{label}" for i, label in enumerate(labels)]
+    path = table(tmp_path / "mine.csv", "path,label", *lines)
+    rows = read_table(path)
+    assert splits._about_names(sorted({row.label for row in rows})) == [
+        "classes have almost the same name: 'Cat' and 'cat'; 'u\u0308ber' and '\u00fcber'. If they are one, give them one name."
+    ]
+    draw(tmp_path / "photos", Cat=4, cat=4)
+    assert any("almost the same name: 'Cat' and 'cat'" in note for note in read_pictures(tmp_path / "photos", 16).notes)
+    assert not any("same name" in note for note in read_pictures(draw(tmp_path / "other", cat=4, dog=4), 16).notes)
 
 
 def test_copies_are_named_and_stay_together(tmp_path):
