@@ -77,7 +77,7 @@ def test_clothes_are_pooled_and_split_anew(tmp_path, small):
     assert not np.array_equal(one.test.images.numpy(), other.test.images.numpy())
     with pytest.raises(ValueError, match="clothing has the tasks thousand and published, got 'sort'"):
         data.load("clothing", task="sort", size=24, root=tmp_path)
-    with pytest.warns(UserWarning, match=r"this copy of clothing has 90 train images \(published: 3,068\), 19 test images"):
+    with pytest.warns(UserWarning, match=r"this copy of clothing has 90 train images \(published: 3,068\), 18 val images"):
         published, again = (data.load("clothing", task="published", size=24, seed=seed, root=tmp_path) for seed in (0, 1))
     assert [len(published.train), len(published.val), len(published.test)] == [90, 18, 19]
     assert np.array_equal(published.test.images.numpy(), again.test.images.numpy()) and published.licence == "CC0"

@@ -78,7 +78,7 @@ def clothing(task: str | None, size: int, resize: str, seed: int, root: str | os
     if task == "published":
         data = image_folder(named_folder("clothing", root), size, resize, seed)
         facts = NAMED["clothing"]
-        if other := {split: len(part) for split, part in data.splits.items() if len(part) != facts.splits[split]}:
+        if other := {split: len(data.splits[split]) for split, n in facts.splits.items() if len(data.splits[split]) != n}:
             said = ", ".join(f"{count:,} {split} images (published: {facts.splits[split]:,})" for split, count in other.items())
             warnings.warn(f"this copy of clothing has {said}: results do not compare with others.", stacklevel=3)
         data.name, data.source, data.licence, data.citation = "clothing/published", facts.source, facts.licence, facts.citation
