@@ -67,17 +67,28 @@ def _collapse(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from .app.run import train_folder
+    from .training import TrainingDiverged
 
-    train_folder(args.data, args.out, preset=args.preset, backbone=args.backbone, skip_broken=args.skip_broken)
+    try:
+        train_folder(args.data, args.out, preset=args.preset, backbone=args.backbone, skip_broken=args.skip_broken)
+    except TrainingDiverged as error:
+        raise ValueError(f"{error}") from error
     return 0
 
 
 def _predict(args: argparse.Namespace) -> int:
     from .app.prediction import about, as_csv, load_run, predict
     from .atomic import write_atomically
+    from .data.images import has_image_ending
 
-    if args.csv and not Path(args.csv).expanduser().parent.is_dir():
-        raise ValueError(f"{args.csv} cannot be written: its folder does not exist.")
+    if args.csv:
+        table = Path(args.csv).expanduser()
+        if not table.parent.is_dir() or table.is_dir():
+            raise ValueError(
+                f"{table} cannot be written: {'it is a folder' if table.is_dir() else 'its folder does not exist'}."
+            )
+        if has_image_ending(table.name):  # which the shell made of "--csv new/*.jpg", say
+            raise ValueError(f"{table} is called like a picture; after --csv comes the name of the table, such as found.csv.")
     model = load_run(args.run)
     records = predict(model, args.images)
     text = as_csv(records, about(model)["classes"])

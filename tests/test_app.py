@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,12 +20,13 @@ from PIL import Image, ImageDraw
 import minica
 from minica import data
 from minica.__main__ import main
-from minica.app import report
+from minica.app import onnx_file, prediction, report, splits
 from minica.app.choices import choose_scheme, class_weights
 from minica.app.prediction import as_csv, load_run
 from minica.app.splits import draw_splits, read_pictures
 from minica.data.table import read_table
 from minica.experiments.scores import balanced_interval
+from minica.training import TrainingDiverged
 
 CLASSES = ("Mutter & Bolzen", "große Schraube", "washer <b>")  # sorted, with what HTML and file systems find hard
 LOST = {"washer <b>/half.jpg", "washer <b>/phone.jpg"}
@@ -190,6 +192,10 @@ def test_killed_and_resumed_to_the_same_result(finished, messy, tmp_path, capsys
             "class 'single' of one has 1 training images, class 'void' of one has 0 .*, but 3 are needed",
         ),
         (["full", "--out", "run"], "no class folders"),
+        (["DATA.zip", "--out", "run"], "DATA.zip is neither a folder nor a CSV in UTF-8: an archive must be unpacked first"),
+        (["DATA/cats/0.png", "--out", "run"], "0.png is neither a folder nor a CSV in UTF-8"),
+        (["DATA", "--out", "file.txt"], "file.txt holds something else than a run"),
+        (["DATA", "--out", "full"], "full holds something else than a run"),
     ],
 )
 def test_what_is_refused_and_touches_nothing(arguments, said, tmp_path, monkeypatch, capsys):
@@ -199,12 +205,22 @@ def test_what_is_refused_and_touches_nothing(arguments, said, tmp_path, monkeypa
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     (tmp_path / "file.txt").write_text("as well")
+    (tmp_path / "DATA.zip").write_bytes(b"PK\3\4\xff\xfe")
     before = sorted(tmp_path.rglob("*"))
     smoke = [] if "--preset" in arguments else ["--preset", "smoke"]
     assert main(["train", *arguments, *smoke]) == 2
     shown = capsys.readouterr().err
     assert re.search(f"error: .*{said}", shown), shown
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_in_which_nothing_trains_ends_with_one_line(monkeypatch, capsys):
+    def diverges(*arguments, **options):
+        raise TrainingDiverged("no learning rate that was tried trains: the loss is nan")
+
+    monkeypatch.setattr("minica.app.run.train_folder", diverges)
+    assert main(["train", "photos", "--out", "run"]) == 2
+    assert capsys.readouterr().err == "error: no learning rate that was tried trains: the loss is nan\n"
 
 
 # -------------------------------------------------------------------------------------------------------------- report
@@ -308,7 +324,14 @@ def test_prediction_goes_on_past_bad_files(finished, messy, tmp_path, capsys):
     assert "not read because of the ending (1 .heic, 1 .txt)" in shown.err and "37 pictures predicted, 8 failed" in shown.err
     assert all(name in shown.err for name in failed)
     assert main(["predict", str(tmp_path), str(place)]) == 2 and "no adapter in" in capsys.readouterr().err
-    assert main(["predict", str(finished[0]), str(place), "--csv", str(tmp_path / "no" / "out.csv")]) == 2
+    for table, said in (
+        ("no/out.csv", "its folder does not exist"),
+        ("", "it is a folder"),
+        ("a.JPG", "is called like a picture"),
+    ):
+        capsys.readouterr()
+        assert main(["predict", str(finished[0]), str(place), "--csv", str(tmp_path / table)]) == 2
+        assert said in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["predict", str(finished[0])])
 
@@ -364,6 +387,15 @@ def test_an_exported_run_says_what_it_needs(finished, messy, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_an_export_is_checked_on_the_pictures_that_are_left(tmp_path):
+    draw(tmp_path / "photos", a=2)
+    (tmp_path / "photos" / "a" / "half.png").write_bytes((tmp_path / "photos" / "a" / "0.png").read_bytes()[:99])
+    names = ["a/half.png", "a/gone.png", "a/0.png", "a/1.png"]
+    (tmp_path / "run.json").write_text(json.dumps({"data": str(tmp_path / "photos"), "splits": {"test": names}}))
+    known = {"input_size": 16, "resize": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert [tuple(image.shape) for image in onnx_file._test_pictures(tmp_path, known)] == [(3, 16, 16)] * 2
+
+
 # ---------------------------------------------------------------------------------------------- pictures and their splits
 
 
@@ -405,11 +437,43 @@ def test_splits_of_a_table_are_taken_and_checked(tmp_path):
         (["path,label,split", "a.png,a,eval"], r"mine.csv:2: the split is 'eval'; expected one of train, .*val"),
         (["path,label", '"a.png', "b.png,a"], r"mine.csv:3: the label is empty"),
         (["path,label", "a.png,a", "b.png,a", "a.png,b"], r"mine.csv:4: a.png has label 'b' here and 'a' in line 2"),
+        (["path,label", "a.png,nuts, bolts"], r"mine.csv:2: more cells than columns, with ' bolts'; put .* into double quotes"),
+        (["path,path,label", "a.png,b.png,a"], "mine.csv has two columns 'path'; rename the one that is not meant"),
+        (["path,label", "a\0.png,a"], r"mine.csv:2: the path 'a\\x00.png' holds a NUL character"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(lines, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         read_table(table(tmp_path / "mine.csv", *lines))
+
+
+def test_a_table_as_spreadsheets_and_windows_write_it(tmp_path):
+    draw(tmp_path, a=2)
+    (tmp_path / "odd\\name.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    rows = ["Path , LABEL,", "a\\0.png,x,", f"{tmp_path}/a/1.png,y,", "odd\\name.png,x,"]
+    (tmp_path / "mine.csv").write_bytes("\r\n".join(rows).encode("utf-8-sig"))
+    assert [row.path.name for row in read_table(tmp_path / "mine.csv")] == ["0.png", "1.png", "odd\\name.png"]
+    assert all(row.path.is_file() for row in read_table(tmp_path / "mine.csv"))
+    (tmp_path / "mine.csv").write_bytes("path,label\r\na.png,x".encode("utf-16"))
+    with pytest.raises(ValueError, match="mine.csv is neither a folder nor a CSV in UTF-8: .* save the table as CSV in UTF-8"):
+        read_table(tmp_path / "mine.csv")
+
+
+def test_folders_that_may_not_be_opened_are_named(tmp_path, monkeypatch):
+    draw(tmp_path / "photos", a=4, b=4)
+    (tmp_path / "photos" / "a" / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(place):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ValueError, match=r"a/closed cannot be opened \(Permission denied\); make it readable"):
+        read_pictures(tmp_path / "photos", 16)
+    found = [*prediction._files([tmp_path / "photos"])]
+    assert len(found) == 9 and found[-1] == (str(tmp_path / "photos" / "a" / "closed"), "Permission denied")
 
 
 def test_missing_files_of_a_table_are_named_together_or_skipped(tmp_path):
@@ -420,6 +484,20 @@ def test_missing_files_of_a_table_are_named_together_or_skipped(tmp_path):
         read_pictures(path, 16)
     pictures = read_pictures(path, 16, skip_broken=True)
     assert pictures.skipped == dict.fromkeys(("a/5.png", "b/5.png"), "No such file or directory") and len(pictures.names) == 10
+
+
+def test_classes_of_almost_the_same_name_are_noted(tmp_path):
+    draw(tmp_path, a=8)
+    labels = ("Cat", "cat ", "gro\u00df", "gro\u00df", "u\u0308ber", "\u00fcber", "dog", "dog")
+    lines = [f"a/{i}.png,{label}" for i, label in enumerate(labels)]
+    path = table(tmp_path / "mine.csv", "path,label", *lines)
+    rows = read_table(path)
+    assert splits._about_names(sorted({row.label for row in rows})) == [
+        "classes have almost the same name: 'Cat' and 'cat'; 'u\u0308ber' and '\u00fcber'. If they are one, give them one name."
+    ]
+    draw(tmp_path / "photos", Cat=4, cat=4)
+    assert any("almost the same name: 'Cat' and 'cat'" in note for note in read_pictures(tmp_path / "photos", 16).notes)
+    assert not any("same name" in note for note in read_pictures(draw(tmp_path / "other", cat=4, dog=4), 16).notes)
 
 
 def test_copies_are_named_and_stay_together(tmp_path):
@@ -484,4 +562,6 @@ def test_the_interval_of_balanced_accuracy():
     low, high = balanced_interval(right, labels)
     error = np.sqrt(0.9 * 0.1 / 300 + 0.5 * 0.5 / 100) / 2
     assert (low, high) == pytest.approx((0.7 - 1.96 * error, 0.7 + 1.96 * error), abs=0.01)
-    assert balanced_interval(np.ones(5), np.array([0, 0, 0, 1, 1])) == (1, 1)
+    few = np.array([0, 0, 0, 1, 1])  # three of three and two of two right: nobody knows that it is always so
+    assert balanced_interval(np.ones(5), few) == pytest.approx((0.57, 1), abs=0.005)
+    assert balanced_interval(1.0 * (few == 0), few) == pytest.approx((0.5 - 0.28, 0.5 + 0.33), abs=0.005)

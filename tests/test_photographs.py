@@ -75,7 +75,11 @@ def test_clothes_are_pooled_and_split_anew(tmp_path, small):
     assert [len(one.train), len(one.val), len(one.test)] == [50, 20, 126 - 1 - 70]
     assert one.classes == ("hat", "shirt", "skirt") and abs(np.bincount(one.train.labels) - 50 / 3).max() < 1
     assert not np.array_equal(one.test.images.numpy(), other.test.images.numpy())
-    with pytest.raises(ValueError, match="clothing has only one task, got task='sort'"):
+    with pytest.raises(ValueError, match="clothing has the tasks thousand and published, got 'sort'"):
         data.load("clothing", task="sort", size=24, root=tmp_path)
+    with pytest.warns(UserWarning, match=r"this copy of clothing has 90 train images \(published: 3,068\), 18 val images"):
+        published, again = (data.load("clothing", task="published", size=24, seed=seed, root=tmp_path) for seed in (0, 1))
+    assert [len(published.train), len(published.val), len(published.test)] == [90, 18, 19]
+    assert np.array_equal(published.test.images.numpy(), again.test.images.numpy()) and published.licence == "CC0"
     with pytest.raises(ValueError, match="skirt|sign-digits is not in"):
         data.load("sign-digits", size=24, root=tmp_path)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from filelock import FileLock
 
 from minica import data, experiments
 from minica.data.scenes import draw_scenes
-from minica.experiments import KNOBS, read_plan, sweep
+from minica.experiments import KNOBS, known_jobs, load_task, read_plan, sweep
 from minica.experiments.plans import final_jobs, is_complete, known_points, pending
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -298,6 +299,8 @@ def test_two_sweeps_on_the_same_records(tmp_path):
         ("knobs_position", 25, 75, 75),
         ("knobs_solar_cells", 17, 51, 51),
         ("knobs_signs", 7, 21, 21),
+        ("clothing_published", 3, 9, 15),
+        ("learning_curve", 18, 54, 90),
         ("scenes_boxes", 3, 9, 9),
         ("scenes_masks", 3, 9, 9),
         ("nuclei", 3, 9, 9),
@@ -370,6 +373,18 @@ def test_the_knobs_have_the_rate_of_one_of_them(name, monkeypatch):
         ("lr = [1e-2, 1e37]", "", r"'lr' is missing: give it once for all methods, or in \[methods.LP\] too"),
         ("train_size", "trainsize", r"\[\[tasks\]\]: unknown key 'trainsize'; the keys are data, task, train_size"),
         ("data =", "task =", "cannot be read as TOML"),
+        ("train_size = [32, 5000]", "labels = 0", r"labels in \[\[tasks\]\] must be a whole number from 1, got 0"),
+        ("train_size = [32, 5000]", "epochs = [2]", r"epochs in \[\[tasks\]\] must be a whole number from 1, got \[2\]"),
+        (
+            "train_size",
+            "tuned = { labels = 9 }, train_size",
+            r"tuned in \[\[tasks\]\] must be a table with other values for some",
+        ),
+        (
+            "train_size",
+            "tuned = 9, train_size",
+            r"tuned in \[\[tasks\]\] must be a table .* for some of task, train_size; got 9",
+        ),
         ("size = 32", "size = 32 pixels", "cannot be read as TOML"),
         ('"tf_efficientnet_lite0"', "[18, 50]", r"backbones must be names, such as \"resnet50\"; got \[18, 50\]"),
         ("tf_efficientnet_lite0", "efficientnet_light", r"\[methods.LP\] on efficientnet_light: unknown backbone"),
@@ -402,6 +417,42 @@ def test_what_a_config_may_not_say(old, new, said, tmp_path):
     with pytest.raises(ValueError, match=rf"my\.toml.*{said}") as refused:
         read_plan(path)
     assert "\n" not in str(refused.value)
+
+
+def test_tasks_that_share_their_tuning(tmp_path):
+    """Rates are chosen at 32 labels; the final runs have 24 and 40, drawn anew by each seed from training and validation."""
+    shared = "tuned = { labels = 32, epochs = 1 } }"
+    tasks = [f'{{ data = "solar-cells", labels = {n}, epochs = {epochs}, {shared}' for n, epochs in ((24, 3), (40, 2))]
+    text = (
+        re.sub(r"tasks = .*", f"tasks = [{', '.join(tasks)}]", TWO_TASKS).replace("1e37", "1e-3").replace("= [1]", "= [1, 2]")
+    )
+    (tmp_path / "shared.toml").write_text(text)
+    plan = read_plan(tmp_path / "shared.toml")
+    assert [cell.task for cell in plan.cells] == ["solar-cells, labels 24", "solar-cells, labels 40"]
+    tuning = known_jobs(plan, {})
+    assert [(job["config"]["labels"], job["config"]["lr"]) for job in tuning.values()] == [(32, 1e-2), (32, 1e-3)]
+    scores = dict(zip(tuning, (0.5, 0.75), strict=True))
+    found = {key: tuning[key] | {"val": {"accuracy": score}} for key, score in scores.items()}
+    finals = [job["config"] for key, job in known_jobs(plan, found).items() if key not in found]
+    assert [(run["labels"], run["epochs"], run["lr"], run["phase"], run["seed"]) for run in finals] == [
+        (24, 3, 1e-3, "final", 1),
+        (24, 3, 1e-3, "final", 2),
+        (40, 2, 1e-3, "final", 1),
+        (40, 2, 1e-3, "final", 2),
+    ]
+    one, other = (load_task(run) for run in finals[:2])
+    assert len(one.final) == 24 and len(one.train) == 1574 and len(one.test) == 656
+    assert not torch.equal(one.final.images, other.final.images)
+    assert one.final.labels.bincount().tolist() == other.final.labels.bincount().tolist() == [16, 8]
+    pool = {image.numpy().tobytes() for image in torch.cat([one.train.images, one.val.images])}
+    assert all(image.numpy().tobytes() in pool for image in one.final.images)
+    assert len(load_task(tuning[next(iter(tuning))]["config"]).train) == 32
+    assert len(load_task(finals[0] | {"labels": 1968}).final) == 1968
+    with pytest.raises(ValueError, match="labels must be at most 1,968, all images there are to train on; got 1969"):
+        load_task(finals[0] | {"labels": 1969})
+    (tmp_path / "shared.toml").write_text(f"phases = false\n{text}")
+    with pytest.raises(ValueError, match="with phases = false there are no runs that only tune; leave tuned out"):
+        read_plan(tmp_path / "shared.toml")
 
 
 def test_a_cached_sweep(tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from ..atomic import write_atomically
-from ..data.images import BACKGROUND
+from ..data.images import BACKGROUND, BrokenImages
 from ..fast.folding import fold
 from .prediction import about, load_run, prepare
 
@@ -102,7 +103,7 @@ def export_run(run: str | os.PathLike, file: str | os.PathLike) -> dict:
 
 
 def _test_pictures(run: Path, known: dict) -> list[torch.Tensor]:
-    """The first test pictures of a run that are still where they were, prepared."""
+    """The first test pictures of a run that are still where they were and can still be read, prepared."""
     try:
         said = json.loads((run / "run.json").read_text(encoding="utf-8"))
         data = Path(said["data"])
@@ -111,6 +112,7 @@ def _test_pictures(run: Path, known: dict) -> list[torch.Tensor]:
         return []
     found, read = [], prepare(known)
     for name in names:
-        if len(found) < CHECKED and (root / name).is_file():
-            found.append(read(root / name))
+        if len(found) < CHECKED:
+            with suppress(BrokenImages):
+                found.append(read(root / name))
     return found

@@ -91,14 +91,15 @@ def _files(paths: Sequence[str | os.PathLike]) -> Iterator[tuple[str, str | None
     """(file, why it cannot be read) of all that is meant."""
     for path in map(os.fspath, paths):
         if os.path.isdir(path):
-            found, lost = [], []
-            for place, folders, names in os.walk(path):
+            found, lost, closed = [], [], []
+            for place, folders, names in os.walk(path, onerror=closed.append):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 found += [os.path.join(place, name) for name in names if has_image_ending(name)]
                 lost += names
             if said := unread(lost):
                 warnings.warn(f"{path}: {said}", stacklevel=4)
-            yield from [(file, None) for file in sorted(found)] or [(path, "there is no picture in this folder")]
+            known = [*((file, None) for file in sorted(found)), *((error.filename, error.strerror) for error in closed)]
+            yield from known or [(path, "there is no picture in this folder")]
         elif os.path.lexists(path) or not glob.has_magic(path):
             yield path, None
         else:

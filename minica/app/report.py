@@ -82,8 +82,7 @@ def _verdict(run: dict) -> str:
     said = f"The adapters {than} a {gain['over']} on the frozen network: {100 * gain['accuracy']:+.1f} points of accuracy"
     said += f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, picture by picture)."
     if found["n"] < FEW:
-        said += f" <b>{found['n']} test pictures are too few to decide by</b>: the intervals say what more pictures could show,"
-        said += " and those of balanced accuracy, drawn from the same few, are too narrow."
+        said += f" <b>{found['n']} test pictures are too few to decide by</b>: the intervals say what more pictures could show."
     return f'<p class="big">{text}</p><p>{said}</p>'
 
 

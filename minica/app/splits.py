@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -88,6 +89,7 @@ def read_pictures(data: Path, size: int, skip_broken: bool = False) -> Pictures:
         rows = [row for row in rows if row.path not in broken]
         _check(data, rows)
     classes = tuple(sorted({row.label for row in rows}))
+    notes += _about_names(classes)
     labels = np.array([classes.index(row.label) for row in rows])
     names = [Path(os.path.relpath(row.path, root)).as_posix() for row in rows]
     twins = _twins(images)
@@ -176,6 +178,15 @@ def draw_splits(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float],
         place[i] = np.argmax(np.round((1 - have / wanted) @ counts[i], 9))
         have[place[i]] += counts[i]
     return place[group]
+
+
+def _about_names(classes: Sequence[str]) -> list[str]:
+    """What a user should know of classes whose names a person would read as one."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(" ".join(normalize("NFKC", name).casefold().split()), []).append(name)
+    said = ["; ".join(" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1)]
+    return [f"classes have almost the same name: {names}. If they are one, give them one name." for names in said if names]
 
 
 def _about_twins(names: list[str], labels: list[str], splits: Mapping[str, np.ndarray], twins: list[list[int]]) -> list[str]:

@@ -74,3 +74,16 @@ def records_or_runs(plan: Plan, retrain: bool = False) -> Results:
             errors = [record["error"] for record in found.values() if "error" in record]
             raise RuntimeError(f"{len(errors)} runs in {place} failed, the first with {errors[0]}")
     return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, source)
+
+
+def recorded(name: str) -> Results | None:
+    """The committed final runs of ``configs/<name>.toml``; None, saying how to make them, if some are missing.
+
+    Nothing is trained: for records that take an hour or more.
+    """
+    plan = read_plan(CONFIGS / f"{name}.toml")
+    found = read_records(RESULTS / f"{name}.json")
+    if is_complete(plan, found):
+        return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, "recorded")
+    print(f"not run yet: python -m minica sweep configs/{name}.toml --out minica/results/{name}.json")
+    return None

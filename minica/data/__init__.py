@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "load_boxes",
     "load_masks",
+    "stratified_split",
     "transform",
 ]
 
@@ -149,7 +150,8 @@ def load(
         mean: what the network expects subtracted from pixels in [0, 1], one number or one for each of R, G, B.
         std: what it expects them divided by, likewise.
         task: for solar cells ``"defect"`` (default), ``"level"``, ``"type"`` or ``"kind"``; for shapes ``"position"``
-            (default), ``"orientation"`` or ``"count"``; for sign-digits ``"students"`` (default) or ``"images"``.
+            (default), ``"orientation"`` or ``"count"``; for sign-digits ``"students"`` (default) or ``"images"``; for clothing
+            ``"thousand"`` (default) or ``"published"``.
         resize: how an image becomes square: ``"squash"``, ``"crop"`` or ``"centre"``, see :func:`decode`.  None squashes;
             but of a benchmark whose training pictures are crops it takes the centre, as the published evaluation does.
         augment: of training images: ``"none"``, ``"flips"`` (with quarter turns) or ``"crop"``.  None takes what leaves

@@ -135,12 +135,19 @@ def _class_files(folder: Path, lost: list[str]) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for entry in classes:
         files[entry.name] = []
-        for place, folders, names in os.walk(entry):
+        for place, folders, names in os.walk(entry, onerror=_refused):
             folders[:] = [name for name in folders if not name.startswith(".")]
             files[entry.name] += [Path(place, name) for name in names if has_image_ending(name)]
             lost += [name for name in names if not has_image_ending(name)]
         files[entry.name].sort()
     return files
+
+
+def _refused(error: OSError) -> None:
+    """Of a folder that may not be opened: its pictures must not be missing without a word."""
+    raise ValueError(
+        f"{error.filename} cannot be opened ({error.strerror}); make it readable, or move it elsewhere."
+    ) from error
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -23,6 +23,23 @@ SOLAR_CELL_TASKS = {
 }
 
 
+def solar_cell_files() -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """The photographs' files, the level of each (N,), 0 to 3 for p = 0, 1/3, 2/3 and 1, and whether it is polycrystalline (N,).
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+    """
+    spec = importlib.util.find_spec("elpv_dataset")  # finds it without running any of its code
+    if spec is None:
+        raise ModuleNotFoundError(
+            "the solar cells are in a package that is not installed: pip install elpv-dataset", name="elpv_dataset"
+        )
+    root = Path(spec.submodule_search_locations[0]) / "data"
+    files, probability, kind = zip(*map(str.split, (root / "labels.csv").read_text().splitlines()), strict=True)
+    level = np.rint(np.array(probability, float) * 3).astype(np.int64)  # p is printed as 0.3333333333333333
+    return [root / file for file in files], level, np.array([SOLAR_CELL_TASKS["type"].index(name) for name in kind])
+
+
 def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Collection:
     """2,624 electroluminescence photographs of solar cells, 300 x 300 grey, from the package ``elpv-dataset``.
 
@@ -39,15 +56,7 @@ def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Collecti
         ValueError: for an unknown task.
     """
     task = _known_task("solar-cells", task, SOLAR_CELL_TASKS)
-    spec = importlib.util.find_spec("elpv_dataset")  # finds it without running any of its code
-    if spec is None:
-        raise ModuleNotFoundError(
-            "the solar cells are in a package that is not installed: pip install elpv-dataset", name="elpv_dataset"
-        )
-    root = Path(spec.submodule_search_locations[0]) / "data"
-    files, probability, kind = zip(*map(str.split, (root / "labels.csv").read_text().splitlines()), strict=True)
-    level = np.rint(np.array(probability, float) * 3).astype(np.int64)  # p is printed as 0.3333333333333333
-    poly = np.array([SOLAR_CELL_TASKS["type"].index(name) for name in kind])
+    files, level, poly = solar_cell_files()
     strata, random = 2 * level + poly, np.random.RandomState(0)
     train, test = stratified_split(np.arange(len(files)), strata, round(0.25 * len(files)), random)
     train, val = stratified_split(train, strata, round(0.2 * len(train)), random)
@@ -58,7 +67,7 @@ def solar_cells(task: str | None, size: int, resize: str, seed: int) -> Collecti
     return Collection(
         name=f"solar-cells/{task}",
         classes=SOLAR_CELL_TASKS[task],
-        images=decode_all("solar-cells", root, [root / file for file in files], size, resize)[0],
+        images=decode_all("solar-cells", files[0].parents[1], files, size, resize)[0],
         labels=labels[task].astype(np.int64),
         splits=splits,
         strata=strata,

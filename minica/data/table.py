@@ -25,13 +25,20 @@ class Row(NamedTuple):
 def read_table(file: Path) -> list[Row]:
     """The rows of a CSV in UTF-8 with a header line ``path,label[,group,split]``; other columns are ignored.
 
-    Paths are relative to the folder of the file.  A line said twice counts once.
+    Paths are relative to the folder of the file; one that Windows wrote, with backslashes, is understood.  A line said twice
+    counts once.
 
     Raises:
-        ValueError: naming file and line: no such header, an empty path or label, a split that is not known or not given for
-            every image, one image with two labels, groups or splits.
+        ValueError: naming file and line: no text in UTF-8, no such header or two columns of one name, more cells than columns,
+            an empty path or label, a split that is not known or not given for every image, one image with two labels, groups
+            or splits.
     """
-    lines = csv.DictReader(io.StringIO(read_text(file).removeprefix("\ufeff"), newline=""))
+    try:
+        text = read_text(file)
+    except ValueError as error:
+        what = "an archive must be unpacked first; of a spreadsheet, save the table as CSV in UTF-8"
+        raise ValueError(f"{file} is neither a folder nor a CSV in UTF-8: {what}.") from error
+    lines = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:
         return _rows(file, lines)
     except csv.Error as error:
@@ -44,15 +51,23 @@ def _rows(file: Path, lines: csv.DictReader) -> list[Row]:
         there = ", ".join(header) or "nothing"
         form = f"{','.join(REQUIRED)}[,{','.join(OPTIONAL)}], separated by commas"
         raise ValueError(f"{file} has no column {missing[0]!r}, only {there}; its first line must be {form}.")
+    if twice := [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]:
+        raise ValueError(f"{file} has two columns {twice[0]!r}; rename the one that is not meant.")
     lines.fieldnames = header
     known = [name for name in (*REQUIRED, *OPTIONAL) if name in header]
     found: dict[str, tuple[Row, int]] = {}
     for line in lines:
         here = f"{file}:{lines.line_num}"
+        if any(more := line.pop(None, ())):
+            raise ValueError(f"{here}: more cells than columns, with {more[0]!r}; put what holds a comma into double quotes.")
         path, label, *others = ((line[name] or "").strip() for name in known)
         more = dict(zip(known[2:], others, strict=True))
         if not path or not label:
             raise ValueError(f"{here}: the {'label' if path else 'path'} is empty; complete the line, or remove it.")
+        if "\0" in path:
+            raise ValueError(f"{here}: the path {path!r} holds a NUL character; save the table again.")
+        if "\\" in path and not (file.parent / path).exists():
+            path = path.replace("\\", "/")
         if "split" in more and more["split"].lower() not in SPLITS:
             raise ValueError(f"{here}: the split is {more['split']!r}; expected one of {', '.join(SPLITS)}.")
         more |= {"split": SPLITS[more["split"].lower()]} if "split" in more else {}

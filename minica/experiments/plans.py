@@ -29,6 +29,7 @@ NUMBERS = {  # key -> type, least value
     "size": (int, 1),
     "epochs": (int, 1),
     "batch_size": (int, 1),
+    "labels": (int, 1),
     "warmup": (float, 0),
     "workers": (int, 0),
     "finalists": (int, 1),
@@ -60,6 +61,7 @@ class Cell:
     widen: bool = False  # whether a rate beyond the grid's edge is tried if the best one lies there
     then: dict[str, list] = field(default_factory=dict)  # key -> values that are tried after that, at the best point so far
     rate_of: str | None = None  # the method whose chosen rate and decay this one has; its own points only say what they may be
+    final: dict = field(default_factory=dict)  # what a final run has in the place of the entries that its task tunes with
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ def read_plan(path: str | os.PathLike, rehearse: bool = True) -> Plan:
     """The plan that a TOML file asks for; ``configs/`` has examples.
 
     Wherever a list stands, each of its values is meant: of a task's options all combinations are tasks, of a method's options
-    all combinations are tried.  With ``resplit = true`` a task's data are split by the seed of each run.
+    all combinations are tried.  With ``resplit = true`` a task's data are split by the seed of each run; with ``labels = n`` a
+    run trains on n images, drawn by its seed.
+
+    A task may have its own ``epochs``, and ``tuned = { labels = 100, epochs = 60 }`` what its tuning runs have in the place
+    of its own entries: tasks that are tuned alike share these runs.
 
     A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of the two than the others,
     unless it says ``control = true``: not tuned, and compared with at a rate that it is given.  With ``rate_of`` = another
@@ -125,8 +131,9 @@ def read_plan(path: str | os.PathLike, rehearse: bool = True) -> Plan:
     if "reference" in config and config["reference"] not in (*PACKAGED, *PHOTOGRAPHS, *CATALOGUE):
         raise ValueError(f"{path}: reference is {config['reference']!r}, and no data set has that name.")
     for task in tasks:
-        _check_keys(path, "[[tasks]]: ", task, ("data",), [key for key in LOADING if key != "size"])
+        _check_keys(path, "[[tasks]]: ", task, ("data",), [*(key for key in LOADING if key != "size"), "epochs", "tuned"])
         _check_switches(path, " in [[tasks]]", task)
+        _check_tuned(path, task, config.get("phases", True))
         known = (*NAMED, "scenes") if "network" in config else (*PACKAGED, *PHOTOGRAPHS, *CATALOGUE)
         for name in _list(task["data"]):
             if name not in known and not Path(str(name)).expanduser().is_dir():
@@ -203,17 +210,37 @@ def _then(path: Path, where: str, table: dict) -> dict[str, list]:
     return then
 
 
+def _check_tuned(path: Path, task: dict, phases: bool) -> None:
+    """The entries of a task that are numbers of its runs, and what its tuning runs have instead."""
+    tuned = task.get("tuned", {})
+    if not isinstance(tuned, dict) or not tuned.keys() <= task.keys() - {"tuned", "data"}:
+        own = ", ".join(key for key in task if key not in ("tuned", "data")) or "nothing"
+        raise ValueError(f"{path}: tuned in [[tasks]] must be a table with other values for some of {own}; got {tuned!r}.")
+    if tuned and not phases:
+        raise ValueError(f"{path}: with phases = false there are no runs that only tune; leave tuned out of [[tasks]].")
+    for key, value in [*task.items(), *tuned.items()]:
+        for number in _list(value) if key == "labels" else ():
+            _check_numbers(path, f"{key} in [[tasks]]", number)
+        if key == "epochs":
+            _check_numbers(path, f"{key} in [[tasks]]", value)
+
+
 def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen: bool) -> Cell:
     seeds, then, rate_of, points = method.pop("seeds"), method.pop("then"), method.pop("rate_of", None), []
+    own = {key: value for key, value in task.items() if key != "tuned"}
+    tried = own | task.get("tuned", {})
+    fixed = {key: value for key, value in fixed.items() if key not in own}
     then = {key: [float(value) for value in values] if key in GRID else values for key, values in then.items()}
     for point in _combinations(method):
         options = {key: value for key, value in point.items() if key not in ("method", *GRID)}
         chosen = {"method": point["method"], "options": options, **{key: float(point[key]) for key in GRID}}
-        points.append({**task, "backbone": backbone, **chosen, **fixed})
-    label = ", ".join([task["data"], *(f"{key} {value}" for key, value in task.items() if key != "data")])
+        points.append({**tried, "backbone": backbone, **chosen, **fixed})
+    label = ", ".join([task["data"], *(f"{key} {value}" for key, value in own.items() if key not in ("data", "epochs"))])
     grid = {key: value for key, value in method.items() if isinstance(value, list)}
     grid |= {key: [*grid.get(key, ()), *values] for key, values in then.items()}
-    return Cell(label, backbone, name, grid, points, seeds, widen and len(points) > 1 and not rate_of, then, rate_of)
+    final = {key: own[key] for key in task.get("tuned", ())}
+    widen = widen and len(points) > 1 and not rate_of
+    return Cell(label, backbone, name, grid, points, seeds, widen, then, rate_of, final)
 
 
 def _list(value) -> list:
@@ -359,7 +386,8 @@ def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
         return [{"config": best[0] | {"seed": seed}} for seed in cell.seeds]
     tried = {"grid": cell.grid, "tried": len(known_points(cell, found, plan)), "seeds": plan.tuning_seeds}
     selection = tried | {"metric": plan.metric, "val": best[1]}
-    return [{"config": best[0] | {"phase": "final", "seed": seed}, "selection": selection} for seed in cell.seeds]
+    settled = best[0] | cell.final | {"phase": "final"}
+    return [{"config": settled | {"seed": seed}, "selection": selection} for seed in cell.seeds]
 
 
 def known_jobs(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:

@@ -25,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -43,13 +44,13 @@ from .similarity import READINGS, median_distance, mmd, pooled_features, weight_
 TRAINED = {"tune": "train", "final": "final", None: "train"}  # what a run of each phase trains on
 NETWORKS = {"faster_rcnn": "detection", "retinanet": "detection", "upernet": "segmentation"}  # modules of minica.dense
 COMPARED = 500  # images of a task, and of the reference, whose features are compared
-LOADING = ("size", "task", "train_size", "shots", "resize", "augment", "resplit")
+LOADING = ("size", "task", "train_size", "labels", "shots", "resize", "augment", "resplit")
 TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
 
 
 def load_task(config: dict) -> data.Task | data.DenseTask:
     """The data of one configuration, as its backbone expects them."""
-    options = {key: config[key] for key in LOADING if key in config and key != "resplit"}
+    options = {key: config[key] for key in LOADING if key in config and key not in ("labels", "resplit")}
     if "network" in config:
         if NETWORKS[config["network"]["name"]] == "detection":
             return data.load_boxes(config["data"], **options)
@@ -57,7 +58,20 @@ def load_task(config: dict) -> data.Task | data.DenseTask:
     if "shots" in config or config.get("resplit"):
         options["seed"] = config["seed"]  # every seed draws its own shots, or its own split
     published = config.get("normalization") == "imagenet"  # what the published code does, whatever the backbone expects
-    return data.load(config["data"], **options, **(data.IMAGENET if published else normalization(config["backbone"])))
+    task = data.load(config["data"], **options, **(data.IMAGENET if published else normalization(config["backbone"])))
+    if config.get("labels") is not None:
+        split = TRAINED[config.get("phase")]
+        setattr(task, split, _drawn(getattr(task, split), config["labels"], config["seed"]))
+    return task
+
+
+def _drawn(images: data.ImageDataset, labels: int, seed: int) -> data.ImageDataset:
+    """``labels`` of the images, drawn by ``seed`` in the proportions of the classes."""
+    if labels > len(images):
+        raise ValueError(f"labels must be at most {len(images):,}, all images there are to train on; got {labels}.")
+    every = np.arange(len(images))
+    _, kept = data.stratified_split(every, images.labels.numpy(), labels, np.random.RandomState(seed))
+    return data.ImageDataset(images.images[kept], images.labels[kept], images.transform, images.about)
 
 
 def prepare(config: dict) -> tuple[torch.nn.Module, data.Task | data.DenseTask]:

@@ -1,0 +1,185 @@
+"""Notebook 10: a folder as people have it, what the records say of how many labels are enough, and excerpts of a report."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..app.choices import choose_scheme
+from ..app.report import STYLE
+from ..backbones import create_backbone
+from ..data.packaged import solar_cell_files
+from ..discovery import find_parts, skeleton
+from ..profiling import count
+from ..schemes import adapt
+from ..tasks.classification import wilson_interval
+from .plots import Curves
+from .results import Results
+
+METHODS = ("Linear probe", "Conv-Adapter", "Full fine-tuning")  # by what they cost, the cheapest first
+CLASSES = ("defective", "functional")
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def write_folder(root: str | Path, labelled: Sequence[int], new: int, seed: int = 0) -> Path:
+    """Photographs of solar cells as people have theirs: ``root/photos/<class>/*.png`` and ``root/new/*.png``.
+
+    Among them, as in most folders: a file that was copied halfway, notes, and the same picture twice.  Only cells whose rater
+    was sure are taken, and none of ``new`` is in ``photos``.  What was there before is replaced.
+
+    Args:
+        labelled: how many of :data:`CLASSES`.
+        new: how many without a label, half of them defective.
+    """
+    root, random = Path(root), np.random.RandomState(seed)
+    files, level, _ = solar_cell_files()
+    for name in ("photos", "new"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    (root / "new").mkdir(parents=True)
+    half = (new // 2, new - new // 2)
+    for name, surely, number, more in zip(CLASSES, (3, 0), labelled, half, strict=True):
+        drawn = random.permutation(np.flatnonzero(level == surely))[: number + more]
+        (root / "photos" / name).mkdir(parents=True)
+        for i in drawn[:number]:
+            shutil.copy(files[i], root / "photos" / name)
+        for i in drawn[number:]:
+            shutil.copy(files[i], root / "new")
+    pictures = sorted((root / "photos" / CLASSES[0]).glob("*.png"))
+    shutil.copy(pictures[0], pictures[0].with_name(f"{pictures[0].stem} (copy).png"))
+    for place, name in ((root / "photos" / CLASSES[1], "copied halfway.png"), (root / "new", "copied halfway.png")):
+        (place / name).write_bytes(pictures[1].read_bytes()[:2000])
+    (root / "photos" / "notes.txt").write_text("taken at 1.4 A, by hand\n")
+    (root / "photos" / CLASSES[1] / "notes.txt").write_text("the third row again?\n")
+    return root
+
+
+def scheme_rows(backbones: Sequence[str]) -> list[list]:
+    """Of each backbone, without its weights: mean width of its units and blocks in channels, the scheme that follows, the
+    adapters' parameters and their share of the backbone's."""
+    rows = []
+    for name in backbones:
+        with torch.device("meta"):
+            model = create_backbone(name, num_classes=2, pretrained=False)
+            found = find_parts(skeleton(model))
+            options = choose_scheme(model)
+            adapt(model, **options)
+        widths = [np.mean([part.out_channels for part in found if part.kind == kind]) for kind in ("unit", "block")]
+        numbers = count(model)
+        share = f"{numbers['adapters'] / numbers['backbone']:.1%}"
+        chosen = f"`{options['scheme']}`, compression {options['compression']}"
+        rows.append([f"`{name}`", *(f"{width:.0f}" for width in widths), chosen, f"{numbers['adapters']:,}", share])
+    return rows
+
+
+# ---------------------------------------------------------------- how many labels
+
+
+def curves_by_labels(results: Results) -> Curves:
+    """Test accuracy in %, one number a seed, by method and number of labelled images."""
+    found: Curves = {name: {} for name in METHODS}
+    for cell, runs in results.finals:
+        found[cell.method][runs[0]["config"]["labels"]] = [100 * run["test"]["accuracy"] for run in runs]
+    return found
+
+
+def around(measured: Sequence[int], mine: int) -> tuple[int, int]:
+    """The largest number of labels that was measured and is not above ``mine``, and the smallest that is not below."""
+    return max([n for n in measured if n <= mine] or measured[:1]), min([n for n in measured if n >= mine] or measured[-1:])
+
+
+def reading(curves: Curves, mine: int) -> str:
+    """What was measured at ``mine`` labels or on both sides of it, and which method that speaks for."""
+    measured = list(next(iter(curves.values())))
+    ends = dict.fromkeys(around(measured, mine))
+    lines = [] if mine in measured else [f"{mine:,} labels were not measured; {' and '.join(f'{n:,}' for n in ends)} were:"]
+    for n in ends:
+        values = {name: points[n] for name, points in curves.items()}
+        shown = [f"{name} {np.mean(v):.1f} % ({min(v):.1f} to {max(v):.1f})" for name, v in values.items()]
+        lines.append(f"{n:,} labels: {'; '.join(shown)}. {decision(values)}")
+    return "\n".join(lines)
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> str:
+    """What two lists of results say of each other, run by run on the same draws: ``"above"``, ``"below"``, or where the
+    differences have both signs ``"not told apart"``."""
+    signs = set(np.sign(np.subtract(one, other)))
+    return {1.0: "above", -1.0: "below"}[signs.pop()] if len(signs) == 1 and 0 not in signs else "not told apart"
+
+
+def chosen(values: Mapping[str, Sequence[float]], compare=paired) -> str:
+    """The cheapest method that no dearer one is above in every run; ``values`` in the order of :data:`METHODS`."""
+    names = list(values)
+    for i, name in enumerate(names):
+        if all(compare(values[dearer], values[name]) != "above" for dearer in names[i + 1 :]):
+            return name
+    return names[-1]
+
+
+def decision(values: Mapping[str, Sequence[float]], compare=paired) -> str:
+    """:func:`chosen`, as a sentence with its reason."""
+    best, names = chosen(values, compare), list(values)
+    beaten = [name for name in names[: names.index(best)] if compare(values[best], values[name]) == "above"]
+    losses = [name for name in names[names.index(best) + 1 :] if compare(values[name], values[best]) == "below"]
+    said = f"Use the {best.lower() if best != 'Conv-Adapter' else best}: "
+    said += f"it is above the {_listed(beaten)} in every run" if beaten else "nothing dearer is above it in every run"
+    return said + (f"; the {_listed(losses)} loses to it in every run." if losses else ".")
+
+
+def ranges(one: Sequence[float], other: Sequence[float]) -> str:
+    """The same for runs on fixed data, whose seeds are no pairs: whether the ranges over seeds overlap."""
+    if min(one) > max(other):
+        return "above"
+    return "below" if max(one) < min(other) else "not told apart"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and the ".join(name.lower() if name != "Conv-Adapter" else name for name in names)
+
+
+# ---------------------------------------------------------------- the report, and the exercise
+
+
+def excerpt(report: Path, *headings: str) -> str:
+    """Sections of a run's report as HTML that needs no network and no frame; without headings, what it says first.
+
+    Raises:
+        ValueError: naming a heading that the report does not have.
+    """
+    page = report.read_text(encoding="utf-8").partition("<body>")[2].partition("</body>")[0]
+    first, *sections = re.split(r"<h2>", page)
+    found = dict(section.split("</h2>", 1) for section in sections)
+    if unknown := [name for name in headings if escape(name) not in found]:
+        raise ValueError(f"the report has no section {unknown[0]!r}; it has {', '.join(found)}.")
+    parts = [f"<h4>{escape(name)}</h4>{found[escape(name)]}" for name in headings] or [first.partition("</h1>")[2]]
+    rules = []
+    for selectors, rule in re.findall(r"([^{}]+)\{([^}]*)\}", STYLE):
+        own = [name.strip() for name in selectors.split(",") if name.strip() not in ("body", "h1", "h2")]
+        rules += [f"{', '.join(f'.minica-report {name}' for name in own)} {{{rule}}}"] if own else []
+    return f'<div class="minica-report"><style>{" ".join(rules)}</style>{"".join(parts)}</div>'
+
+
+def check_interval(answer: Sequence[float] | None, correct: int, n: int) -> str:
+    """Whether ``answer`` is the 95 % Wilson interval of ``correct`` of ``n``, in parts of 1, to half a percentage point."""
+    if answer is None:
+        return f"not answered yet: mine = (low, high) of {correct} of {n}, such as (0.5, 0.9)"
+    low, high = wilson_interval(correct, n)
+    try:
+        mine = [float(value) for value in answer]
+    except (TypeError, ValueError):
+        mine = []
+    if len(mine) != 2 or not 0 <= mine[0] <= mine[1] <= 1:
+        return f"an interval is two numbers from 0 to 1, the lower first; got {answer!r}"
+    off = [abs(mine[0] - low), abs(mine[1] - high)]
+    if max(off) <= 0.005:
+        return f"right: {correct} of {n} is {correct / n:.1%}, and the interval {low:.1%} to {high:.1%}"
+    symmetric = abs((mine[0] + mine[1]) / 2 - correct / n) < 0.001
+    hint = "yours is symmetric about the share; Wilson's is drawn towards one half" if symmetric else "check the formula"
+    return f"not yet: off by {max(off):.1%} of the test at one end; {hint}"
