@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -26,15 +26,18 @@ from ..fast.layout import channels_last, in_channels_last
 from ..fast.lean import lean
 from ..profiling import modes_kept
 from ..recipe import frozen_running_stats, plain
-from ..tasks.classification import wilson_interval
+from ..tasks.classification import SAME, wilson_interval
 from ..training import evaluate, learning_rate, parameter_groups
 from .records import RESULTS, add_record, read_records, trial_key
 from .runs import prepare, provenance
+from .scores import Comparison, comparison
 from .sweeps import locked
 
 LOSS, DEVIATION = 0.98, 0.01  # of the definition
 EVERY = 5  # steps between two points of a trial's curves
 SHOWN = 256  # images whose features are compared before and after
+
+IMAGES = {"shapes": 800, "solar-cells": 1968}  # of a pass
 
 LITE0 = dict(backbone="tf_efficientnet_lite0", size=64, batch_size=16, weight_decay=1e-2, method="conv_adapter")
 TRUNK = LITE0 | dict(backbone="resnet50v2_c4")
@@ -156,6 +159,45 @@ def remedy(found: dict[str, dict]) -> str:
             f"{short['warmup_steps']}: {new} against {old}."
         )
     return "\n".join(lines)
+
+
+def price(found: dict[str, dict], before: dict = SHORT, after: dict = HALF) -> Comparison:
+    """What another warm-up costs where nothing collapses: test accuracy ``after`` minus ``before``.
+
+    All pairs of trials of the group ``"price"`` that differ in nothing else, over its cells and seeds together.
+
+    Raises:
+        ValueError: for fewer than two such pairs.
+    """
+    differences = {}
+    for config in trials("price"):
+        pair = [found.get(trial_key(config | steps)) for steps in (before, after)]
+        if config.items() >= before.items() and all(pair):
+            differences[len(differences)] = pair[1]["test"] - pair[0]["test"]
+    if len(differences) < 2:
+        raise ValueError(f"the records have {len(differences)} pairs of trials to compare; run the group price.")
+    return comparison(differences)
+
+
+def alarmed(record: dict) -> bool:
+    """Whether :func:`minica.fit` would have warned in this trial: at the end of a pass, from the second on, within two steps."""
+    a_pass = IMAGES[record["config"]["data"]] // record["config"]["batch_size"]
+    ends = range(2 * a_pass, record["config"]["steps"], a_pass)
+    return any(row[4] < SAME for row in record["curve"] if any(abs(row[0] - end) <= 2 for end in ends))
+
+
+def alarms(records: Iterable[dict]) -> dict[str, int]:
+    """How often the warning is right: of trials that ``collapsed`` how many were ``missed``, of all others the ``false`` alarms.
+
+    Trials whose curves do not hold what the warning looks at are not counted; those set its limit.
+    """
+    counted = [(collapsed(record), alarmed(record)) for record in records if len(record["curve"][0]) == 5]
+    return {
+        "collapsed": sum(dead for dead, _ in counted),
+        "missed": sum(dead and not said for dead, said in counted),
+        "others": sum(not dead for dead, _ in counted),
+        "false": sum(said and not dead for dead, said in counted),
+    }
 
 
 def trial(config: dict) -> dict:

@@ -42,7 +42,11 @@ def compare(one: Iterable[dict], other: Iterable[dict], metric: str = "accuracy"
     if pairs[0].keys() != pairs[1].keys() or len(pairs[0]) < 2:
         seeds = " and ".join(str(sorted(found)) for found in pairs)
         raise ValueError(f"runs are compared seed by seed, over two seeds at least, got {seeds}.")
-    differences = {seed: pairs[0][seed] - pairs[1][seed] for seed in sorted(pairs[0])}
+    return comparison({seed: pairs[0][seed] - pairs[1][seed] for seed in sorted(pairs[0])})
+
+
+def comparison(differences: dict[int, float]) -> Comparison:
+    """Paired differences, at least two, with Student's 95 % interval of their mean."""
     values = list(differences.values())
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     mean = statistics.mean(values)
