@@ -69,7 +69,7 @@ def fit(
     lr: float = 1e-3,
     weight_decay: float = 1e-2,
     batch_size: int = 32,
-    warmup: float = 0.1,
+    warmup: float = 0.5,
     seed: int = 0,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     class_weights: Sequence[float] | Tensor | None = None,
@@ -105,7 +105,8 @@ def fit(
         val: if given, evaluated after every epoch.  Nothing is chosen by it unless ``patience`` is given.
         lr: the highest rate of :func:`learning_rate`.
         batch_size: images a step, over all processes together.
-        warmup: the part of all steps that warms up; the paper has 10 of 100 epochs.
+        warmup: the part of all steps that warms up.  The paper has 10 of 100 epochs; at high rates and with frozen BatchNorm so
+            short a warm-up lets training collapse (:mod:`minica.experiments.collapse`).
         loss: ``loss(model, batch)`` gives the scalar to minimise for one batch, a mean over its items.  ``batch`` is what
             ``collate`` gave, its tensors on the device at any depth of lists, tuples and dicts.
         class_weights: of the default loss, one number a class, as in :func:`torch.nn.functional.cross_entropy`.
@@ -266,7 +267,7 @@ def fit(
     return history
 
 
-def learning_rate(step: int, steps: int, lr: float, warmup: float = 0.1) -> float:
+def learning_rate(step: int, steps: int, lr: float, warmup: float = 0.5) -> float:
     """The rate of ``step`` (from 0): rises linearly over the first ``warmup * steps`` steps, then half a cosine to 0.
 
     The published code's cosine ends at 1e-6, a tenth of the smallest rate in the paper's grid; that is no difference.

@@ -455,7 +455,7 @@ def test_a_network_that_no_longer_tells_images_apart_is_named():
     data = TensorDataset(torch.rand(12, 3, 4, 4), torch.arange(12) % 3)
     options = dict(batch_size=4, lr=1e-3, progress=False)
     with pytest.warns(
-        UserWarning, match="after 6 batches the network gives the same answer for every image.*warmup=0.3"
+        UserWarning, match="after 6 batches the network gives the same answer for every image.*warmup=0.5"
     ) as said:
         minica.fit(Bias(), data, epochs=5, **options)
     assert sum("same answer" in str(warning.message) for warning in said) == 1

@@ -317,7 +317,7 @@ def test_another_run_is_refused(tmp_path):
     head_only[0].requires_grad_(False)
     for model, options, difference in (
         (tiny(), {"lr": 0.5}, r"lr 0\.001 \(here 0\.5\)"),
-        (tiny(), {"epochs": 3, "warmup": 0.0}, r"epochs 2 \(here 3\), warmup 0\.1 \(here 0\.0\)"),
+        (tiny(), {"epochs": 3, "warmup": 0.0}, r"epochs 2 \(here 3\), warmup 0\.5 \(here 0\.0\)"),
         (tiny(), {"val": Pictures(6)}, r"validation False \(here True\)"),
         (tiny(), {"data": Pictures(25)}, r"training images 24 \(here 25\)"),
         (tiny(), {"data": other_data}, r"training data \w+ \(here \w+\)"),

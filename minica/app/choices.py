@@ -12,7 +12,7 @@ from ..recipe import strip
 
 BACKBONE = "tf_efficientnet_lite0"  # real weights that come with pip
 UNBALANCED = 3  # times as many training pictures in the largest class as in the smallest: weights are tried
-WARMUP = 0.3  # of the steps; with frozen statistics a shorter one lets some runs collapse
+WARMUP = 0.5  # of the steps; with frozen statistics a shorter one lets some runs collapse
 WEIGHT_DECAY = 1e-2
 AUGMENT = "crop"  # of training pictures, see minica.data.AUGMENTATIONS
 

@@ -45,7 +45,7 @@ class CrossEntropy:
         if looks and all_the_same(logits.detach()):
             self.said = True
             text = f"after {self.calls} batches the network gives the same answer for every image: training has collapsed"
-            remedy = "start again with a longer warm-up (warmup=0.3) or a lower lr"
+            remedy = "start again with a lower lr, or with warmup=0.5 if it was shorter"
             warnings.warn(f"{text}, as it does where BatchNorm is frozen and the rate rises fast; {remedy}.", stacklevel=2)
         return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
 
