@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from .discovery import blank_image, check_module
@@ -52,10 +54,10 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
 
 
 class _Kept:
-    """A tensor that autograd keeps, for as long as it does."""
+    """A tensor that autograd keeps, for as long as it does; its number among all, and the module that was running."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.detach()
+    def __init__(self, tensor: Tensor, number: int, owner: str) -> None:
+        self.tensor, self.number, self.owner = tensor.detach(), number, owner
 
 
 def activations(model: nn.Module, images: Tensor) -> int:
@@ -65,21 +67,61 @@ def activations(model: nn.Module, images: Tensor) -> int:
     each further image adds the same.  Under ``torch.autocast`` it is that precision's.  The model's modes and statistics are
     left as they were.
     """
+    return sum(activations_by_module(model, images).values())
+
+
+def activations_by_module(model: nn.Module, images: Tensor) -> dict[str, int]:
+    """The same by the name of the innermost module that kept it; what several keep is the first one's."""
     buffers = list(model.buffers())
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *buffers)}  # of storages, also without data
-    statistics, kept = [buffer.clone() for buffer in buffers], weakref.WeakSet()
+    statistics, kept, numbers = [buffer.clone() for buffer in buffers], weakref.WeakSet(), itertools.count()
 
-    def keep(tensor: Tensor) -> _Kept:
-        kept.add(held := _Kept(tensor))
-        return held
+    with _running(model) as running:
 
+        def keep(tensor: Tensor) -> _Kept:
+            kept.add(held := _Kept(tensor, next(numbers), running[-1]))
+            return held
+
+        try:
+            with (
+                modes_kept(model),
+                torch.enable_grad(),
+                torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor),
+            ):
+                logits = model.train()(images)
+            held = sorted(kept, key=lambda held: held.number, reverse=True)
+            storages = {one.tensor.untyped_storage()._cdata: (one.owner, one.tensor.untyped_storage().nbytes()) for one in held}
+            del logits  # until here, its graph kept them
+        finally:
+            with torch.no_grad():
+                for buffer, before in zip(buffers, statistics, strict=True):
+                    buffer.copy_(before)
+    found: dict[str, int] = {}
+    for storage, (owner, size) in storages.items():
+        if storage not in own:
+            found[owner] = found.get(owner, 0) + size
+    return found
+
+
+@contextmanager
+def _running(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules of ``model`` that are running, the innermost last.
+
+    Hooks for all modules, since one on a module itself would be seen by the lean form.
+    """
+    names, running = {module: name for name, module in model.named_modules()}, [""]
+
+    def enter(module: nn.Module, args) -> None:
+        if module in names:
+            running.append(names[module])
+
+    def leave(module: nn.Module, args, output) -> None:
+        if module in names:
+            running.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:
-        with modes_kept(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
-            logits = model.train()(images)
-        storages = {held.tensor.untyped_storage()._cdata: held.tensor.untyped_storage().nbytes() for held in kept}
-        del logits  # until here, its graph kept them
+        yield running
     finally:
-        with torch.no_grad():
-            for buffer, before in zip(buffers, statistics, strict=True):
-                buffer.copy_(before)
-    return sum(size for storage, size in storages.items() if storage not in own)
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,97 @@
+"""What backward needs of an adapted network, block by block and by kind of layer, in each form that the network can take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..adapter import ConvAdapter
+from ..discovery import find_parts
+from ..fast.lean import lean
+from ..fast.lean_layers import LeanAct
+from ..profiling import activations, activations_by_module
+from ..recipe import plain
+from ..tuning import tune
+
+KINDS = ("norms", "activations", "convolutions, linear", "products, attention", "adapters")
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    """The lean form but for its activations, which keep whole maps."""
+    for module in lean(model, "none").modules():
+        if isinstance(module, LeanAct):
+            plain(module)
+    return model
+
+
+# From each form to the next one thing changes.
+FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "plain": plain,
+    "folded": _folded,
+    "masks": lambda model: lean(model, "none"),
+    "recompute": lean,
+    "approximate": lambda model: lean(model, approximate=True),
+}
+
+
+class Needs(NamedTuple):
+    blocks: list[str]  # their names, and at the end "other": what lies in no block
+    full: int  # bytes of full fine-tuning
+    forms: dict[str, dict[str, list[int]]]  # bytes of each form: by kind of layer, and by block
+
+    def total(self, form: str) -> int:
+        return sum(map(sum, self.forms[form].values()))
+
+
+def needs(model: nn.Module, images: Tensor, forms: Sequence[str] = tuple(FORMS), **options) -> Needs:
+    """Bytes that autograd keeps of a step on ``images`` (N, C, H, W) with full fine-tuning, and with adapters in every form.
+
+    A map that several layers keep is counted where it is kept first.  On the meta device nothing is computed.
+
+    Args:
+        model: a backbone; it is tuned anew, and left plain, with adapters.
+        options: of the adapters, such as ``scheme`` and ``compression``.
+    """
+    full = activations(tune(model, "full"), images)
+    blocks = [part.name for part in find_parts(tune(model, "linear")) if part.kind == "block"]
+    tune(model, "conv_adapter", **options)
+    kinds = _kinds(model)
+    found = {}
+    for form in forms:
+        rows = {kind: [0] * (len(blocks) + 1) for kind in KINDS}
+        for name, size in activations_by_module(FORMS[form](model), images).items():
+            place = next((i for i, block in enumerate(blocks) if f"{name}.".startswith(f"{block}.")), len(blocks))
+            rows[kinds[name]][place] += size
+        found[form] = rows
+    plain(model)
+    return Needs([*blocks, "other"], full, found)
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network without numbers, of which shapes and bytes can be had in a moment."""
+    with torch.device("meta"):
+        return build()
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """The kind of every module, by name."""
+    adapters = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, ConvAdapter))
+    kinds = {}
+    for name, module in model.named_modules():
+        layer = type(module).__module__
+        if f"{name}.".startswith(adapters):
+            kinds[name] = "adapters"
+        elif isinstance(module, NORMS):
+            kinds[name] = "norms"
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            kinds[name] = "convolutions, linear"
+        elif layer.endswith(("modules.activation", "layers.activations")) and not isinstance(module, nn.MultiheadAttention):
+            kinds[name] = "activations"
+        else:
+            kinds[name] = "products, attention"
+    return kinds
