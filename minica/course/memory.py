@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ def needs(model: nn.Module, images: Tensor, forms: Sequence[str] = tuple(FORMS),
     """
     full = activations(tune(model, "full"), images)
     blocks = [part.name for part in find_parts(tune(model, "linear")) if part.kind == "block"]
-    tune(model, "conv_adapter", **options)
+    with warnings.catch_warnings(action="ignore"):  # that adapters have many parameters, which is not asked here
+        tune(model, "conv_adapter", **options)
     kinds = _kinds(model)
     found = {}
     for form in forms:

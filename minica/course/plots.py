@@ -243,8 +243,8 @@ PARTS = {  # kinds of layers, with a hatch beside the colour
 
 def needs(found: Needs, form: str) -> Figure:
     """What backward needs in MB in one form: a bar a block, stacked by kind of layer; the axes are the same for every form."""
-    figure, axis = plt.subplots(figsize=(10, 3.4))
-    figure.subplots_adjust(left=0.08, right=0.76, bottom=0.16, top=0.9)  # for a dropdown; a constrained layout takes 40 ms
+    figure, axis = plt.subplots(figsize=(8.6, 2.6))
+    figure.subplots_adjust(left=0.07, right=0.71, bottom=0.18, top=0.88)  # for a dropdown; a constrained layout takes 40 ms
     places, bottom = np.arange(len(found.blocks)), np.zeros(len(found.blocks))
     for kind, sizes in found.forms[form].items():
         colour, hatch = PARTS[kind]
