@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from .discovery import blank_image, check_module
@@ -53,11 +51,11 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
     return {**numbers, "macs": counter.get_total_flops() // 2}
 
 
-class _Kept:
-    """A tensor that autograd keeps, for as long as it does; its number among all, and the module that was running."""
+class Kept:
+    """A tensor that autograd keeps, for as long as it does."""
 
-    def __init__(self, tensor: Tensor, number: int, owner: str) -> None:
-        self.tensor, self.number, self.owner = tensor.detach(), number, owner
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()
 
 
 def activations(model: nn.Module, images: Tensor) -> int:
@@ -67,61 +65,25 @@ def activations(model: nn.Module, images: Tensor) -> int:
     each further image adds the same.  Under ``torch.autocast`` it is that precision's.  The model's modes and statistics are
     left as they were.
     """
-    return sum(activations_by_module(model, images).values())
+    return sum(kept_storages(model, images).values())
 
 
-def activations_by_module(model: nn.Module, images: Tensor) -> dict[str, int]:
-    """The same by the name of the innermost module that kept it; what several keep is the first one's."""
+def kept_storages(model: nn.Module, images: Tensor, holder: type[Kept] = Kept) -> dict[Kept, int]:
+    """The same storage by storage, each under what was made when it was first kept, of the class ``holder``."""
     buffers = list(model.buffers())
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *buffers)}  # of storages, also without data
-    statistics, kept, numbers = [buffer.clone() for buffer in buffers], weakref.WeakSet(), itertools.count()
+    statistics, kept = [buffer.clone() for buffer in buffers], weakref.WeakValueDictionary()
 
-    with _running(model) as running:
+    def keep(tensor: Tensor) -> Kept:
+        kept[object()] = held = holder(tensor)
+        return held
 
-        def keep(tensor: Tensor) -> _Kept:
-            kept.add(held := _Kept(tensor, next(numbers), running[-1]))
-            return held
-
-        try:
-            with (
-                modes_kept(model),
-                torch.enable_grad(),
-                torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor),
-            ):
-                logits = model.train()(images)
-            held = sorted(kept, key=lambda held: held.number, reverse=True)
-            storages = {one.tensor.untyped_storage()._cdata: (one.owner, one.tensor.untyped_storage().nbytes()) for one in held}
-            del logits  # until here, its graph kept them
-        finally:
-            with torch.no_grad():
-                for buffer, before in zip(buffers, statistics, strict=True):
-                    buffer.copy_(before)
-    found: dict[str, int] = {}
-    for storage, (owner, size) in storages.items():
-        if storage not in own:
-            found[owner] = found.get(owner, 0) + size
-    return found
-
-
-@contextmanager
-def _running(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules of ``model`` that are running, the innermost last.
-
-    Hooks for all modules, since one on a module itself would be seen by the lean form.
-    """
-    names, running = {module: name for name, module in model.named_modules()}, [""]
-
-    def enter(module: nn.Module, args) -> None:
-        if module in names:
-            running.append(names[module])
-
-    def leave(module: nn.Module, args, output) -> None:
-        if module in names:
-            running.pop()
-
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:
-        yield running
+        with modes_kept(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
+            logits = model.train()(images)  # noqa: F841 - its graph keeps them
+        storages = {held.tensor.untyped_storage()._cdata: held for held in reversed([*kept.values()])}
     finally:
-        for hook in hooks:
-            hook.remove()
+        with torch.no_grad():
+            for buffer, before in zip(buffers, statistics, strict=True):
+                buffer.copy_(before)
+    return {held: held.tensor.untyped_storage().nbytes() for storage, held in storages.items() if storage not in own}

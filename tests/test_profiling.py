@@ -6,7 +6,7 @@ from torch import nn
 
 import minica
 from minica.course import memory
-from minica.profiling import activations, activations_by_module
+from minica.profiling import activations
 
 
 def test_bytes_by_hand():
@@ -14,7 +14,7 @@ def test_bytes_by_hand():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.Flatten(), nn.Linear(320, 7))
     image, relu, flat = 4 * x.numel(), 4 * 2 * 4 * 64, 4 * 2 * 5 * 64  # the ReLU's output is the next convolution's input
     assert activations(model, x) == image + relu + flat
-    assert activations_by_module(model, x) == {"0": image, "1": relu, "4": flat}, "each by the first that kept it"
+    assert memory.activations_by_module(model, x) == {"0": image, "1": relu, "4": flat}, "each by the first that kept it"
     assert activations(model.to("meta"), x.to("meta")) == image + relu + flat, "no arithmetic is needed to count"
     assert activations(model.requires_grad_(False), x.to("meta")) == 0
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..adapter import ConvAdapter
 from ..discovery import find_parts
 from ..fast.lean import lean
 from ..fast.lean_layers import LeanAct
-from ..profiling import activations, activations_by_module
+from ..profiling import Kept, activations, kept_storages
 from ..recipe import plain
 from ..tuning import tune
 
@@ -72,6 +74,45 @@ def needs(model: nn.Module, images: Tensor, forms: Sequence[str] = tuple(FORMS),
         found[form] = rows
     plain(model)
     return Needs([*blocks, "other"], full, found)
+
+
+def activations_by_module(model: nn.Module, images: Tensor) -> dict[str, int]:
+    """:func:`~minica.profiling.activations` by the name of the innermost module that kept them; each storage is the first's."""
+    found: dict[str, int] = {}
+    with _running(model) as running:
+
+        class Owned(Kept):
+            def __init__(self, tensor: Tensor) -> None:
+                super().__init__(tensor)
+                self.owner = running[-1]
+
+        for held, size in kept_storages(model, images, Owned).items():
+            found[held.owner] = found.get(held.owner, 0) + size
+    return found
+
+
+@contextmanager
+def _running(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules of ``model`` that are running, the innermost last.
+
+    Hooks for all modules, since one on a module itself would be seen by the lean form.
+    """
+    names, running = {module: name for name, module in model.named_modules()}, [""]
+
+    def enter(module: nn.Module, args) -> None:
+        if module in names:
+            running.append(names[module])
+
+    def leave(module: nn.Module, args, output) -> None:
+        if module in names:
+            running.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield running
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
