@@ -253,7 +253,7 @@ def needs(found: Needs, form: str) -> Figure:
         axis.bar(places, height, bottom=bottom, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label)
         bottom += height
     highest = max(sum(column) for rows in found.forms.values() for column in zip(*rows.values(), strict=True))
-    axis.set_xticks(places, [*(str(place + 1) for place in places[:-1]), "other"], fontsize=9)
+    axis.set_xticks(places, [*(str(place + 1) for place in places[:-1]), "\nother"], fontsize=9)
     total = found.total(form)
     axis.set(xlabel="block", ylabel="MB", ylim=(0, 1.05 * highest / 1e6))
     axis.set_title(f"{form}: {total / 1e6:.1f} MB, {total / found.full:.2f} of full fine-tuning's", fontsize=11)
