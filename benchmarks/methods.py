@@ -1,9 +1,10 @@
-"""The methods that are compared: those of the package, the adapter as it was published, and LoRA through ``peft``."""
+"""The methods that are compared: those of the package, the adapter as it was published, and those of ``peft``."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,18 +15,14 @@ from minica.experiments.low_rank import low_rank
 COMPRESSION = 4
 
 
-class Refused(ValueError):
-    """A library does not apply its method to this network; the message is the library's."""
-
-
-def adapter(model: nn.Module, scheme: str) -> nn.Module:
+def adapter(model: nn.Module, scheme: str, compression: float = COMPRESSION) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are many parameters, which the benchmark reports
-        return minica.adapt(model, scheme, COMPRESSION)
+        return minica.adapt(model, scheme, compression)
 
 
-def lean(model: nn.Module, scheme: str) -> nn.Module:
-    return minica.lean(adapter(model, scheme))
+def lean(model: nn.Module, scheme: str, compression: float = COMPRESSION, **options) -> nn.Module:
+    return minica.lean(adapter(model, scheme, compression), **options)
 
 
 class PublishedAdapter(minica.ConvAdapter):
@@ -40,35 +37,34 @@ class PublishedAdapter(minica.ConvAdapter):
         return self.alpha * self.up(self.act(self._down(x, size)))
 
 
-def published(model: nn.Module, scheme: str) -> nn.Module:
-    for module in adapter(model, scheme).modules():
+def published(model: nn.Module, scheme: str, compression: float = COMPRESSION) -> nn.Module:
+    for module in adapter(model, scheme, compression).modules():
         if isinstance(module, minica.ConvAdapter):
             module.__class__ = PublishedAdapter
     return model
 
 
-def lora(model: nn.Module, scheme: str) -> nn.Module:
-    """LoRA on what ``conv_parallel`` adapts, see :func:`minica.experiments.low_rank.low_rank`.
-
-    Raises:
-        Refused: where ``peft`` does: at depth-wise convolutions.
-    """
-    try:
-        return low_rank(model, "lora", COMPRESSION)
-    except ValueError as error:
-        raise Refused(str(error).splitlines()[0]) from error
+def of_peft(kind: str) -> Callable[..., nn.Module]:
+    """A method of ``peft`` on what ``conv_parallel`` adapts, see :func:`minica.experiments.low_rank.low_rank`."""
+    return lambda model, scheme, compression=COMPRESSION: low_rank(model, kind, compression)
 
 
-# A plain backbone, prepared in place for training by each method.  Ratios are to the first.
-METHODS: dict[str, Callable[[nn.Module, str], nn.Module]] = {
-    "Full fine-tuning": lambda model, scheme: minica.tune(model, "full"),
-    "Linear probe": lambda model, scheme: minica.tune(model, "linear"),
-    "Bias tuning": lambda model, scheme: minica.tune(model, "bias"),
+# A plain backbone, prepared in place for training by each method, as (model, scheme, compression).  Ratios are to the first.
+METHODS: dict[str, Callable[..., nn.Module]] = {
+    "Full fine-tuning": lambda model, scheme, compression=None: minica.tune(model, "full"),
+    "Linear probe": lambda model, scheme, compression=None: minica.tune(model, "linear"),
+    "Bias tuning": lambda model, scheme, compression=None: minica.tune(model, "bias"),
     "Conv-Adapter, published form": published,
     "Conv-Adapter": adapter,
+    "Conv-Adapter, lean, none": partial(lean, recompute="none"),
     "Conv-Adapter, lean": lean,
-    "LoRA (peft)": lora,
+    "Conv-Adapter, lean, approximate": partial(lean, approximate=True),
+    "Conv-Adapter, lean, stages": partial(lean, recompute="stages"),
+    "LoRA (peft)": of_peft("lora"),
+    "LoHa (peft)": of_peft("loha"),
+    "LoKr (peft)": of_peft("lokr"),
 }
+PEFT = tuple(name for name in METHODS if "peft" in name)
 
 
 def side_effects(model: nn.Module, method: str, scheme: str, images: Tensor) -> dict:

@@ -51,7 +51,7 @@ def count(model: nn.Module, size: int | tuple[int, int] | None = None) -> dict[s
     return {**numbers, "macs": counter.get_total_flops() // 2}
 
 
-class _Kept:
+class Kept:
     """A tensor that autograd keeps, for as long as it does."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -65,21 +65,25 @@ def activations(model: nn.Module, images: Tensor) -> int:
     each further image adds the same.  Under ``torch.autocast`` it is that precision's.  The model's modes and statistics are
     left as they were.
     """
+    return sum(kept_storages(model, images).values())
+
+
+def kept_storages(model: nn.Module, images: Tensor, holder: type[Kept] = Kept) -> dict[Kept, int]:
+    """The same storage by storage, each under what was made when it was first kept, of the class ``holder``."""
     buffers = list(model.buffers())
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *buffers)}  # of storages, also without data
-    statistics, kept = [buffer.clone() for buffer in buffers], weakref.WeakSet()
+    statistics, kept = [buffer.clone() for buffer in buffers], weakref.WeakValueDictionary()
 
-    def keep(tensor: Tensor) -> _Kept:
-        kept.add(held := _Kept(tensor))
+    def keep(tensor: Tensor) -> Kept:
+        kept[object()] = held = holder(tensor)
         return held
 
     try:
         with modes_kept(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
-            logits = model.train()(images)
-        storages = {held.tensor.untyped_storage()._cdata: held.tensor.untyped_storage().nbytes() for held in kept}
-        del logits  # until here, its graph kept them
+            logits = model.train()(images)  # noqa: F841 - its graph keeps them
+        storages = {held.tensor.untyped_storage()._cdata: held for held in reversed([*kept.values()])}
     finally:
         with torch.no_grad():
             for buffer, before in zip(buffers, statistics, strict=True):
                 buffer.copy_(before)
-    return sum(size for storage, size in storages.items() if storage not in own)
+    return {held: held.tensor.untyped_storage().nbytes() for storage, held in storages.items() if storage not in own}

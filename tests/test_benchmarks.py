@@ -8,10 +8,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
 
-from benchmarks import dense, gpu
+from benchmarks import dense, families, gpu
 from benchmarks.__main__ import main
-from benchmarks.measure import ratio, summary, table
-from benchmarks.methods import METHODS
+from benchmarks.measure import FULL, measure, median_interval, ratio, summary, table
+from benchmarks.methods import METHODS, PEFT
 from minica.experiments import RESULTS, read_records
 
 
@@ -46,7 +46,18 @@ def test_lora_where_it_goes_and_where_not(measured):
     resnet, efficientnet = (record["methods"]["LoRA (peft)"] for record in records("benchmark", measured[0]))
     assert resnet["side_effects"]["example"] == ["layer1.0.conv1.weight", "base_model.model.layer1.0.conv1.base_layer.weight"]
     assert resnet["side_effects"]["moved"] > 0 and resnet["side_effects"]["renamed"] > 0
-    assert "rank is divisible by groups" in efficientnet["refused"]
+    assert efficientnet["refused"].startswith("ValueError: ") and "rank is divisible by groups" in efficientnet["refused"]
+    text = (measured[0] / "benchmark.md").read_text()
+    assert f"* test_efficientnet, LoRA (peft): {efficientnet['refused']}" in text and "| LoRA (peft) | does not run |" in text
+
+
+def test_an_error_of_ours_is_no_refusal(monkeypatch):
+    def broken(model, scheme, compression):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(METHODS, "Linear probe", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        measure(dict(families.cell("test_resnet", 0, 1, "cpu"), size=32))
 
 
 def test_it_resumes(measured, monkeypatch):
@@ -64,6 +75,72 @@ def test_ratios_are_of_the_same_round():
     record = {"config": dict(backbone="b", precision="p", layout="l", batch=1, size=1), "methods": methods}
     assert ratio(record, "Linear probe", "step") == pytest.approx((0.3, 0.2, 0.5))
     assert "| Linear probe | 1 | 1.0 (1.000) | 0.30 (0.20 to 0.50) | 1.000 | - | - | - |" in table([record])
+
+
+@pytest.mark.parametrize(("count", "rank"), [(6, 1), (8, 1), (9, 2), (15, 4), (21, 6)])
+def test_the_interval_of_a_median(count, rank):
+    """The ranks of the binomial interval, as tables of it have them."""
+    values = [float(value) for value in range(1, count + 1)]
+    assert median_interval(values[::-1]) == ((count + 1) / 2, rank, count + 1 - rank)
+    assert all(median_interval(values[:few]) is None for few in range(1, 6))
+
+
+def family(backbone="convnext_tiny", **changed):
+    """A made-up record in which everything but full fine-tuning keeps a fifth and takes as long as the lean form."""
+    methods = {name: {"activations": 200, "step": [10.0] * 9} for name in METHODS} | {
+        FULL: {"activations": 1000, "step": [1.0]}
+    }
+    return {"config": {"backbone": backbone}, "methods": methods | changed}
+
+
+def test_what_was_aimed_at_is_said_either_way():
+    lora = {"LoRA (peft)": {"activations": 100}}
+    assert "All aims are reached." in families.bytes_table([family(**lora)])
+    assert "| LoRA: 0.100 | 2.00 |" in families.bytes_table([family(**lora)])
+    more = families.bytes_table([family(**{families.AUTO: {"activations": 251}}), family("resnet18")])
+    assert more.endswith('Not reached: convnext_tiny `"auto"` 0.251 instead of 0.25.')
+    refused = families.bytes_table([family(**{name: {"refused": "ValueError: no"} for name in PEFT})])
+    assert refused.splitlines()[2].endswith("| - | - |")
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([10.0] * 9, "No median is above it. Not timed yet"),
+        ([12.0] * 9, "Above it: convnext_tiny 1.20 (1.20 to 1.20). Not timed yet"),
+        ([11.0] * 7 + [13.0] * 2, "No median is above it. Within it, with an interval that reaches beyond: convnext_tiny 1.10"),
+        ([11.0] * 3, "No median is above it. Within it, with an interval that reaches beyond: convnext_tiny 1.10."),
+    ],
+)
+def test_what_steps_take_is_said_either_way(steps, said):
+    rounds = len(steps)
+    methods = {name: {"activations": 200, "step": [10.0] * rounds} for name in METHODS}
+    record = {"config": {"backbone": "convnext_tiny"}, "methods": methods | {families.AUTO: {"activations": 1, "step": steps}}}
+    assert said in families.steps_table([record])
+    assert "not timed yet" in families.steps_table([])
+
+
+def test_families_are_counted_and_then_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(families.AIMS, "test_resnet", (1.0, None))
+    arguments = ["--backbones", "test_resnet", "--out", str(tmp_path)]
+    assert families.main(arguments) == 0 and "not timed yet" in capsys.readouterr().out
+    assert families.main([*arguments, "--rounds", "2"]) == 0
+    (counted,), (timed,) = records("families", tmp_path), records("families_steps", tmp_path)
+    for name, entry in counted["methods"].items():
+        assert entry["activations"] == timed["methods"][name]["activations"] > 0 and "step" not in entry
+        assert len(timed["methods"][name]["step"]) == 2 and "inference" not in timed["methods"][name]
+    monkeypatch.setattr("benchmarks.families.measure", lambda cell: pytest.fail("measured twice"))
+    assert families.main([*arguments, "--rounds", "2"]) == 0
+
+
+def test_the_families_that_are_recorded():
+    found, timed = records("families"), records("families_steps")
+    assert {record["config"]["backbone"] for record in found} == families.AIMS.keys()
+    assert all(record["methods"].keys() == METHODS.keys() for record in found)
+    for name, each in (("families", found), ("families_steps", timed)):
+        assert not each or (RESULTS / f"{name}.md").read_text(encoding="utf-8") == table(each)
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- table: families -->\n{families.summary(found, timed)}\n<!-- end -->" in readme
 
 
 def test_the_committed_table_is_of_the_committed_records():
@@ -115,4 +192,13 @@ def test_the_script_for_a_gpu(tmp_path, capsys):
 def test_the_central_table_on_a_gpu():
     plan = gpu.central_plan(gpu.PRESETS["gpu"])
     assert len(plan.cells) == 10 and all(point["size"] == 128 for cell in plan.cells for point in cell.points)
-    assert len([*gpu.cost_cells(gpu.PRESETS["gpu"], "cuda")]) == 2 * 4 + 3
+    assert len([*gpu.cost_cells(gpu.PRESETS["gpu"], "cuda")]) == 2 * 4 + 9
+
+
+def test_forms_stand_beside_the_paper():
+    entry = {"step": [2.0] * 9, "peak_memory": 50, "activations": 1}
+    methods = {name: entry for name in METHODS} | {FULL: entry | {"peak_memory": 100, "step": [4.0] * 9}}
+    record = {"config": {"backbone": "resnetv2_50x1_bit", "scheme": "conv_parallel"}, "methods": methods}
+    text = gpu.beside_the_paper([record])
+    assert "| the paper | 0.985 | 0.864 |" in text and "lean, approximate | 0.500 | 0.500 (0.500 to 0.500) |" in text
+    assert "peft" not in text

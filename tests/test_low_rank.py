@@ -1,4 +1,4 @@
-"""LoRA and LoHa of peft as methods of a run: of the adapters' size, and trained by the same loop."""
+"""LoRA, LoHa and LoKr of peft as methods of a run: of the adapters' size, and trained by the same loop."""
 
 import pytest
 from nets import images, net, same, snapshot
@@ -22,6 +22,25 @@ def test_it_has_about_as_many_parameters_as_adapters(kind):
     assert 0.8 < trained(model) / adapters < 1.25
     keys = {key for key, weight in model.named_parameters() if weight.requires_grad}
     assert all("conv2" in key or "fc" in key for key in keys)
+
+
+def test_lokrs_factors_end_before():
+    adapters = trained(minica.adapt(net("resnet50"), "conv_parallel", 4))
+    model = low_rank(net("resnet50"), "lokr", 4)
+    assert 0 < trained(model) < adapters
+    widest = {module.weight.shape[0] for name, module in model.named_modules() if name.endswith("conv2.base_layer")}
+    assert model.peft_config["default"].r <= max(widest), "no rank that changes nothing"
+    assert model(images("resnet50")).shape == (2, 5)
+
+
+@pytest.mark.parametrize(("name", "changed"), [("swin", "Linear"), ("bit", "StdConv2d"), ("test_convnext", "Conv2d")])
+def test_what_stands_for_convolutions(name, changed):
+    """Attention's linear layers, standardised and depth-wise convolutions."""
+    model = low_rank(net(name), "loha")
+    layers = {type(module.base_layer).__name__ for module in model.modules() if hasattr(module, "base_layer")}
+    assert layers == {changed}
+    model(images(name)).sum().backward()
+    assert any(weight.grad is not None and weight.grad.any() for key, weight in model.named_parameters() if "hada" in key)
 
 
 def test_convolutions_with_tensorflows_padding_are_left_out():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minica import SCHEMES, counting
-from minica.course import dense_plots, plots
+from minica.course import dense_plots, memory, plots
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,16 @@ def test_memory_stacks_to_the_sum():
     figure = plots.memory({"Full fine-tuning": parts, "Linear probe": parts | {"activations": 0}})
     assert {" 15 MB", " 7 MB"} <= set(texts(figure))
     assert sum(bar.get_width() for bar in figure.axes[0].patches) == 22
+
+
+def test_needs_stacks_every_form_on_the_same_axes():
+    sizes = {form: {kind: [1_000_000 * step, 500_000] for kind in memory.KINDS} for step, form in enumerate(memory.FORMS)}
+    found = memory.Needs(["a", "other"], 10_000_000, sizes)
+    figures = {form: plots.needs(found, form) for form in ("plain", "approximate")}
+    assert len({figure.axes[0].get_ylim() for figure in figures.values()}) == 1
+    assert sum(bar.get_height() for bar in figures["approximate"].axes[0].patches) == 5 * 4.5
+    assert "approximate: 22.5 MB, 2.25 of full fine-tuning's" in texts(figures["approximate"])
+    assert {"adapters: 0.5 MB", "1", "\nother"} < set(texts(figures["plain"]))
 
 
 def test_seeds_shows_every_one():

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minica
 import minica.data
+from minica.experiments import RESULTS, read_records
 from minica.fast.recompute_layers import to_byte
 from minica.profiling import activations
 from minica.recipe import Lean
@@ -33,6 +34,7 @@ KEPT = {
     "resnetv2_50x1_bit": (0.22, None, 1.07),
     "resnet18": (0.38, None, None),
 }
+RECORDED = {record["config"]["backbone"]: record["methods"] for record in read_records(RESULTS / "families.json").values()}
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -44,7 +46,10 @@ def test_bytes_kept_and_what_they_cost(name):
     minica.adapt(minica.detach(model), "conv_parallel", 4)
     if approximate:
         assert activations(minica.lean(model, approximate=True), images) <= approximate * full
-    assert 0.9 * exact * full < activations(minica.lean(model), images) <= exact * full
+    kept = activations(minica.lean(model), images)
+    assert 0.9 * exact * full < kept <= exact * full
+    assert kept == pytest.approx(RECORDED[name]["Conv-Adapter, lean"]["activations"], rel=0.01)
+    assert full == pytest.approx(RECORDED[name]["Full fine-tuning"]["activations"], rel=0.01)
     if cost:
         assert step_macs(model, images) <= cost * step_macs(minica.lean(model, "none"), images)
 
