@@ -60,3 +60,16 @@ def records_or_runs(plan: Plan, retrain: bool = False) -> Results:
             errors = [record["error"] for record in found.values() if "error" in record]
             raise RuntimeError(f"{len(errors)} runs in {place} failed, the first with {errors[0]}")
     return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, source)
+
+
+def recorded(name: str, retrain: bool = False) -> Results:
+    """The final runs of ``configs/<name>.toml`` among the committed records: all of them, some or none yet.
+
+    Args:
+        retrain: run the whole sweep here instead, see :func:`records_or_runs`.
+    """
+    plan = read_plan(CONFIGS / f"{name}.toml")
+    if retrain:
+        return records_or_runs(plan, retrain=True)
+    found = read_records(RESULTS / f"{name}.json")
+    return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, "recorded")
