@@ -220,11 +220,17 @@ def test_memory_is_the_benchmarks():
 
 
 def test_loss_parts_are_means_over_a_window():
-    figure = dense_plots.loss_parts({"one": [4.0, 2.0, 0.0, 0.0], "two": [1.0] * 4}, window=2)
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[3, 1, 0], [1, 1, 1]]
-    assert figure.axes[0].lines[0].get_xdata().tolist() == [2, 3, 4]
+    figure = dense_plots.loss_parts({"one": [4.0, 2.0, 0.0, 0.0, 0, 0, 0, 0, 0, 2], "two": [1.0] * 10}, window=2)
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[3, 1, 0, 0, 0, 0, 0, 0, 1], [1] * 9]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == list(range(2, 11))
     short = dense_plots.loss_parts({"one": [4.0, 2.0]})
-    assert short.axes[0].lines[0].get_ydata().tolist() == [3]
+    assert short.axes[0].lines[0].get_ydata().tolist() == [4, 2]
+
+
+def test_names_of_boxes_at_the_upper_edge_stay_inside():
+    objects = {key: values for key, values in boxes((0, 0, 9, 9, 1, 1), (5, 12, 15, 19, 2, 1)).items() if key != "scores"}
+    figure = dense_plots.scenes([torch.rand(3, 20, 20)], [objects], CLASSES, columns=1)
+    assert [(text.get_text(), text.get_va()) for text in figure.axes[0].texts] == [("disc", "top"), ("square", "bottom")]
 
 
 def test_scores_join_seeds_and_say_what_was_not_run():

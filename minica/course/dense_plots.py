@@ -49,7 +49,7 @@ def over_threshold(
             :func:`minica.dense.detection.precision_recall`; the dots are at the threshold.
         method: whose boxes are drawn.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.7))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.14, top=0.9, wspace=0.22)  # a constrained layout is slow in a slider
     left.imshow(image.permute(1, 2, 0).numpy())
     left.axis("off")
@@ -86,11 +86,11 @@ def strengths(image: Tensor, maps: Mapping[str, Tensor]) -> Figure:
 
 
 def loss_parts(parts: Mapping[str, Sequence[float]], window: int = 10) -> Figure:
-    """The parts of a loss by step, each a mean over ``window`` steps and, at its end, its name."""
+    """The parts of a loss by step, each a mean over ``window`` steps, or over a fifth of them all if those are fewer."""
     figure, axis = plt.subplots(figsize=(8, 2.9))
     figure.subplots_adjust(left=0.09, right=0.72, bottom=0.17, top=0.96)
     for colour, (name, values) in zip(PALETTE[1:], parts.items(), strict=False):
-        width = min(window, len(values))
+        width = min(window, max(1, len(values) // 5))
         mean = np.convolve(values, np.full(width, 1 / width), "valid")
         axis.plot(np.arange(width, len(values) + 1), mean, color=colour, lw=2, label=name)
     axis.set(xlabel="step", ylabel="loss", ylim=(0, None))
@@ -147,7 +147,9 @@ def _boxes(axis: Axes, objects: dict, classes: Sequence[str], style: str = "-", 
         if named:
             score = f" {objects['scores'][at]:.2f}" if "scores" in objects else ""
             box = dict(facecolor="black", alpha=0.6, pad=1, lw=0)
-            axis.text(left, top, classes[label - 1] + score, color="white", fontsize=8, va="bottom", bbox=box, clip_on=True)
+            high = top > 0.08 * axis.get_ylim()[0]  # room above the box; rows count from the top
+            place = dict(va="bottom" if high else "top", ha="left", bbox=box, clip_on=True)
+            axis.text(max(left, 0), top, classes[label - 1] + score, color="white", fontsize=8, **place)
 
 
 def pixels(

@@ -38,9 +38,9 @@ DETECTION = {
     | dict(data="scenes", load=dict(size=96), images=8, scored=6)
     | dict(network=dict(channels=16, min_size=64, max_size=64, **_FEWER), fit=dict(epochs=1, batch_size=4, lr=5e-3)),
     "laptop": PACKAGED
-    | dict(data="scenes", load=dict(size=192), images=None, scored=None)
-    | dict(network=dict(channels=64, min_size=192, max_size=192, **_FEWER), fit=dict(epochs=2, batch_size=8, lr=5e-3)),
-    # One epoch over 5,000 of COCO's images at a quarter of the paper's pixels.
+    | dict(data="scenes", load=dict(size=128), images=None, scored=None)
+    | dict(network=dict(channels=64, min_size=128, max_size=128, **_FEWER), fit=dict(epochs=3, batch_size=8, lr=5e-3)),
+    # 5,000 of COCO's images at a quarter of the paper's pixels.
     "gpu": RESNET50
     | dict(data="coco", load=dict(size=667), images=5000, scored=500)
     | dict(network=dict(min_size=400, max_size=667), fit=dict(epochs=2, batch_size=8, lr=2e-4)),
@@ -55,8 +55,8 @@ SEGMENTATION = {
     | dict(network=dict(channels=16, auxiliary_channels=8), fit=dict(epochs=1, batch_size=4, lr=5e-3)),
     "laptop": PACKAGED
     | dict(data="scenes", load=dict(size=128, augment="flip"), images=None, scored=None)
-    | dict(network=dict(channels=64, auxiliary_channels=32), fit=dict(epochs=2, batch_size=8, lr=5e-3)),
-    # Three epochs over 5,000 of ADE20K's images, at a quarter of the paper's pixels.
+    | dict(network=dict(channels=64, auxiliary_channels=32), fit=dict(epochs=3, batch_size=8, lr=5e-3)),
+    # 5,000 of ADE20K's images, at a quarter of the paper's pixels.
     "gpu": RESNET50
     | dict(data="ade20k", load=dict(size=256, augment="crop"), images=5000, scored=500)
     | dict(network=dict(channels=512), fit=dict(epochs=3, batch_size=16, lr=2e-4)),
