@@ -7,7 +7,9 @@ import matplotlib
 matplotlib.use("Agg")
 
 import builtins
+import inspect
 import re
+import warnings
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -15,9 +17,11 @@ import nbformat
 import pytest
 import torch
 
-from minica.course import dense, dense_plots, results
+import minica
+from minica.course import dense, dense_plots, presets, results
 from minica.course.runner import NOTEBOOKS
-from minica.dense import detection
+from minica.data.named import NAMED
+from minica.dense import detection, segmentation
 from minica.experiments import CONFIGS, RESULTS
 
 CLASSES = ("disc", "square", "triangle")
@@ -119,7 +123,8 @@ def test_the_switch_of_views_only_draws(request):
         for picture in ends(given["picture"]):
             callback(view=view, picture=picture)
             titles.add(tuple(axis.get_title() for axis in plt.gcf().axes))
-    assert titles == {("image", "Frozen backbone: 66.7 % wrong", "Conv-Adapter: 0.0 % wrong")}
+    wrong = ("image", "Frozen backbone: 66.7 % wrong", "Conv-Adapter: 0.0 % wrong")
+    assert titles == {wrong, ("image", "truth", "truth")}
 
 
 # ---------------------------------------------------------------- records, there or not
@@ -206,6 +211,26 @@ def test_table_4_beside_ours(task, counts):
     assert [float(row[3]) for row in rows] == [round(count / 1e6, 3) for count in counts]
     assert all(abs(float(row[2]) - float(row[3])) < 0.025 for row in rows)
     assert rows[0][4:] == {"detection": ["38.1", "59.7", "41.5"], "segmentation": ["42.1"]}[task]
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_presets_are_arguments(preset):
+    """Every preset builds its network, and the paper's train as many parameters as the paper's networks do."""
+    for scales, task, build, classes in (
+        (presets.DETECTION, "detection", detection.faster_rcnn, 81),
+        (presets.SEGMENTATION, "segmentation", segmentation.upernet, 150),
+    ):
+        scale, module = scales[preset], dense.NETWORKS[task][0]
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            model = build(scale["backbone"], classes, pretrained=False, **scale["network"])
+            minica.adapt(model, **scale["adapt"], backbone=module.BODY, train=module.heads(model))
+        load = {"detection": minica.data.load_boxes, "segmentation": minica.data.load_masks}[task]
+        inspect.signature(load).bind(scale["data"], **scale["load"])
+        inspect.signature(minica.fit).bind(model, [], **scale["fit"])
+        assert scale["data"] == "scenes" or scale["data"] in NAMED
+        if preset == "paper":
+            trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+            assert trained == {"detection": 35_728_420, "segmentation": 45_671_820}[task]
 
 
 def test_memory_is_the_benchmarks():

@@ -104,6 +104,7 @@ def scores(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> F
     for axis, (title, methods) in zip(axes[0], found.items(), strict=True):
         if not methods:
             axis.text(0.5, 0.5, "not run yet", ha="center", va="center", transform=axis.transAxes, color=GREY)
+            axis.set(yticks=[])
         elif len({len(values) for values in methods.values()}) == 1:
             axis.plot(range(len(methods)), 100 * np.array(list(methods.values())), color=GREY, lw=0.8, zorder=1)
         for column, (name, values) in enumerate(methods.items()):
@@ -182,7 +183,8 @@ def pixels(
             shown = (guess.long() if view == "prediction" else mask).numpy()
             hidden = (shown == 0) | ~counts.numpy()
             axis.imshow(np.ma.masked_where(hidden, shown), cmap=colours, vmin=0, vmax=len(classes) - 1, alpha=0.75)
-        axis.set_title(f"{name}: {100 * wrong.sum().item() / max(counts.sum().item(), 1):.1f} % wrong", fontsize=10)
+        share = f"{name}: {100 * wrong.sum().item() / max(counts.sum().item(), 1):.1f} % wrong"
+        axis.set_title("truth" if view == "truth" else share, fontsize=10)
     keys = [Patch(color=PALETTE[k % len(PALETTE)], label=name) for k, name in enumerate(classes) if k][:8]
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=9, frameon=False)
     return figure
