@@ -49,7 +49,7 @@ def over_threshold(
             :func:`minica.dense.detection.precision_recall`; the dots are at the threshold.
         method: whose boxes are drawn.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.7))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.14, top=0.9, wspace=0.22)  # a constrained layout is slow in a slider
     left.imshow(image.permute(1, 2, 0).numpy())
     left.axis("off")
@@ -68,6 +68,75 @@ def over_threshold(
     return figure
 
 
+def strengths(image: Tensor, maps: Mapping[str, Tensor]) -> Figure:
+    """An image (3, H, W) in [0, 1], and of each map (C, h, w) the length of its vectors, each on its own scale.
+
+    Args:
+        maps: by what stands above them.
+    """
+    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(1.75 * (1 + len(maps)), 2.2), layout="constrained")
+    axes[0].imshow(image.permute(1, 2, 0).numpy())
+    axes[0].set_title("image", fontsize=9)
+    for axis, (name, map) in zip(axes[1:], maps.items(), strict=True):
+        axis.imshow(map.norm(dim=0).numpy(), cmap="cividis")
+        axis.set_title(f"{name}\n{' x '.join(str(side) for side in map.shape)}", fontsize=9)
+    for axis in axes:
+        axis.axis("off")
+    return figure
+
+
+def loss_parts(parts: Mapping[str, Sequence[float]], window: int = 10) -> Figure:
+    """The parts of a loss by step, each a mean over ``window`` steps, or over a fifth of them all if those are fewer."""
+    figure, axis = plt.subplots(figsize=(8, 2.9))
+    figure.subplots_adjust(left=0.09, right=0.72, bottom=0.17, top=0.96)
+    for colour, (name, values) in zip(PALETTE[1:], parts.items(), strict=False):
+        width = min(window, max(1, len(values) // 5))
+        mean = np.convolve(values, np.full(width, 1 / width), "valid")
+        axis.plot(np.arange(width, len(values) + 1), mean, color=colour, lw=2, label=name)
+    axis.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def scores(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> Figure:
+    """A test metric in % by method, a panel for each data set: a dot a seed, the same seed joined, a bar at the mean."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3.1 * len(found), 3), squeeze=False, layout="constrained")
+    for axis, (title, methods) in zip(axes[0], found.items(), strict=True):
+        if not methods:
+            axis.text(0.5, 0.5, "not run yet", ha="center", va="center", transform=axis.transAxes, color=GREY)
+            axis.set(yticks=[])
+        elif len({len(values) for values in methods.values()}) == 1:
+            axis.plot(range(len(methods)), 100 * np.array(list(methods.values())), color=GREY, lw=0.8, zorder=1)
+        for column, (name, values) in enumerate(methods.items()):
+            colour = COLOURS.get(name, GREY)
+            axis.plot([column] * len(values), 100 * np.array(values), "o", color=colour)
+            axis.plot([column - 0.25, column + 0.25], [100 * np.mean(values)] * 2, color=colour, lw=2)
+        axis.set_xticks(range(len(methods)), [name.replace(" ", "\n").replace("-A", "-\nA") for name in methods], fontsize=9)
+        axis.set_title(title, fontsize=11)
+        axis.set_xlim(-0.6, max(len(methods), 1) - 0.4)
+    axes[0, 0].set(ylabel=f"test {metric}, %")
+    return figure
+
+
+def overlap(mask: Tensor, guess: Tensor, label: int, name: str) -> Figure:
+    """One class of a mask and of a guess, both (H, W): what only one of them has, what both have, and the ratio."""
+    true, said = (mask == label) & (mask != IGNORED), (guess.long() == label) & (mask != IGNORED)
+    both, either = (true & said).sum().item(), (true | said).sum().item()
+    parts = np.zeros(mask.shape)
+    parts[(true & ~said).numpy()], parts[(said & ~true).numpy()], parts[(true & said).numpy()] = 1, 2, 3
+    colours = ("#EEEEEE", "#0072B2", "#D55E00", "#009E73")
+    figure, axis = plt.subplots(figsize=(6.4, 3))
+    figure.subplots_adjust(left=0.02, right=0.5, bottom=0.02, top=0.9)
+    axis.imshow(parts, cmap=ListedColormap(colours), vmin=0, vmax=3)
+    axis.set(xticks=[], yticks=[])
+    ratio = f"{both / either:.2f}" if either else "not defined"
+    axis.set_title(f"{name}: {both:,} / {either:,} pixels = {ratio}", fontsize=11)
+    names = ("missed: only the mask has it", "too much: only the guess has it", "in both")
+    keys = [Patch(color=colour, label=label) for colour, label in zip(colours[1:], names, strict=True)]
+    axis.legend(handles=keys, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=10)
+    return figure
+
+
 def _boxes(axis: Axes, objects: dict, classes: Sequence[str], style: str = "-", named: bool = True) -> None:
     for at, ((left, top, right, bottom), label) in enumerate(
         zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True)
@@ -79,7 +148,9 @@ def _boxes(axis: Axes, objects: dict, classes: Sequence[str], style: str = "-", 
         if named:
             score = f" {objects['scores'][at]:.2f}" if "scores" in objects else ""
             box = dict(facecolor="black", alpha=0.6, pad=1, lw=0)
-            axis.text(left, top, classes[label - 1] + score, color="white", fontsize=8, va="bottom", bbox=box, clip_on=True)
+            high = top > 0.08 * axis.get_ylim()[0]  # room above the box; rows count from the top
+            place = dict(va="bottom" if high else "top", ha="left", bbox=box, clip_on=True)
+            axis.text(max(left, 0), top, classes[label - 1] + score, color="white", fontsize=8, **place)
 
 
 def pixels(
@@ -112,7 +183,8 @@ def pixels(
             shown = (guess.long() if view == "prediction" else mask).numpy()
             hidden = (shown == 0) | ~counts.numpy()
             axis.imshow(np.ma.masked_where(hidden, shown), cmap=colours, vmin=0, vmax=len(classes) - 1, alpha=0.75)
-        axis.set_title(f"{name}: {100 * wrong.sum().item() / max(counts.sum().item(), 1):.1f} % wrong", fontsize=10)
+        share = f"{name}: {100 * wrong.sum().item() / max(counts.sum().item(), 1):.1f} % wrong"
+        axis.set_title("truth" if view == "truth" else share, fontsize=10)
     keys = [Patch(color=PALETTE[k % len(PALETTE)], label=name) for k, name in enumerate(classes) if k][:8]
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=9, frameon=False)
     return figure

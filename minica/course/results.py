@@ -76,7 +76,20 @@ def records_or_runs(plan: Plan, retrain: bool = False) -> Results:
     return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, source)
 
 
-def recorded(name: str) -> Results | None:
+def recorded(name: str, retrain: bool = False) -> Results:
+    """The final runs of ``configs/<name>.toml`` among the committed records: all of them, some or none yet.
+
+    Args:
+        retrain: run the whole sweep here instead, see :func:`records_or_runs`.
+    """
+    plan = read_plan(CONFIGS / f"{name}.toml")
+    if retrain:
+        return records_or_runs(plan, retrain=True)
+    found = read_records(RESULTS / f"{name}.json")
+    return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, "recorded")
+
+
+def complete_records(name: str) -> Results | None:
     """The committed final runs of ``configs/<name>.toml``; None, saying how to make them, if some are missing.
 
     Nothing is trained: for records that take an hour or more.

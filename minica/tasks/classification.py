@@ -21,6 +21,7 @@ MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries
 # If no class's probability differs by this between any two images of a batch, training has collapsed.  Over the runs that
 # minica.experiments.collapse keeps and that did not set this limit, its alarms() counts false alarms and misses.
 SAME = 0.002
+OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
 
 class CrossEntropy:
