@@ -180,14 +180,18 @@ def price(found: dict[str, dict], before: dict = SHORT, after: dict = HALF) -> C
 
 
 def alarmed(record: dict) -> bool:
-    """Whether :func:`minica.fit` would have warned in this trial: at the end of a pass, from the second on, within two steps."""
+    """Whether :func:`minica.fit` would have warned in this trial, at the end of a pass from the second on, within two steps.
+
+    The curve has differences of probabilities.  Where all answers are alike these are near 1 / C, and the differences of their
+    logarithms, which ``fit`` looks at, C times as large.
+    """
     a_pass = IMAGES[record["config"]["data"]] // record["config"]["batch_size"]
     ends = range(2 * a_pass, record["config"]["steps"], a_pass)
-    return any(row[4] < SAME for row in record["curve"] if any(abs(row[0] - end) <= 2 for end in ends))
+    return any(row[4] * record["classes"] < SAME for row in record["curve"] if any(abs(row[0] - end) <= 2 for end in ends))
 
 
 def alarms(records: Iterable[dict]) -> dict[str, int]:
-    """How often the warning is right: of trials that ``collapsed`` how many were ``missed``, of all others the ``false`` alarms.
+    """How often the warning is right: of trials that ``collapsed`` how many it ``missed``, of all others the ``false`` alarms.
 
     Trials whose curves do not hold what the warning looks at are not counted; those set its limit.
     """

@@ -18,9 +18,9 @@ from ..fast.layout import as_weights
 from ..run_folder import nested
 
 MONITORS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # the entries of metrics() of which more is better
-# If no class's probability differs by this between any two images of a batch, training has collapsed.  Over the runs that
+# Below this difference between the log-probabilities of any two images of a batch, training has collapsed.  Over the runs that
 # minica.experiments.collapse keeps and that did not set this limit, its alarms() counts false alarms and misses.
-SAME = 0.002
+SAME = 0.02
 OTHER_TASKS = "for several labels an image, or another task, give loss= and metrics="
 
 
@@ -53,7 +53,7 @@ class CrossEntropy:
 
 def all_the_same(logits: Tensor) -> bool:
     """Whether a network gives one answer for all images (N, C): see :data:`SAME`."""
-    scores = logits.softmax(1)
+    scores = logits.log_softmax(1)
     return (scores.amax(0) - scores.amin(0)).max().item() < SAME
 
 
