@@ -336,6 +336,12 @@ def test_prediction_goes_on_past_bad_files(finished, messy, tmp_path, capsys):
         main(["predict", str(finished[0])])
 
 
+def test_an_unfinished_run_is_no_network_yet(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text("{}")
+    assert main(["predict", str(tmp_path), "new"]) == 2
+    assert "holds a run that is not finished; give its train command again" in capsys.readouterr().err
+
+
 def test_predict_takes_files_or_data(finished, messy, tmp_path):
     model, file = load_run(finished[0]), messy / CLASSES[0] / "0.png"
     (one,) = minica.predict(model, file)

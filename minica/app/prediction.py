@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import training
-from ..adapter_files import load_adapter, read_config
+from ..adapter_files import WEIGHTS, load_adapter, read_config
 from ..backbones import create_backbone
 from ..data import decode, transform
 from ..data.images import has_image_ending, unread
@@ -157,6 +157,10 @@ def load_run(run: str | os.PathLike) -> nn.Module:
         ValueError: if there is no finished run, or its adapter does not say what it was trained on.
     """
     folder = Path(run).expanduser()
+    if (folder / "plan.json").is_file() and not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} holds a run that is not finished; give its train command again, and it goes on where it was."
+        )
     config = read_config(folder)
     name, classes = config["backbone"], config.get("classes")
     if (folder / "run.json").is_file():
