@@ -220,6 +220,15 @@ def test_the_axes_are_the_same_for_every_setting(costs):
     assert len(limits) == 1
 
 
+def test_heat_maps_side_by_side(costs):
+    """A whole grid beside a cross, of which nine cells are grey."""
+    whole, cross = (table_of(rising, costs, name)[0] for name in ("knobs_position", "knobs_signs"))
+    figure = knob_plots.heat_maps([whole, cross])
+    shown = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert [len(cells) for cells in shown] == [16, 16] and [cells.count("not run") for cells in shown] == [0, 9]
+    assert all(sum("best on val." in text for text in cells) == 1 for cells in shown)
+
+
 def test_sliders_only_read_tables(costs, monkeypatch):
     table, _, _ = table_of(rising, costs)
 

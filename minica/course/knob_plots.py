@@ -70,6 +70,16 @@ def knobs(table: Table, compression: int, kernel_size: int) -> Figure:
     return figure
 
 
+def heat_maps(tables: Iterable[Table]) -> Figure:
+    """The recorded test accuracies of several tasks side by side, each on its own scale; see :func:`knobs`."""
+    tables = list(tables)
+    figure, axes = plt.subplots(1, len(tables), figsize=(10, 3.4), squeeze=False, layout="constrained")
+    for axis, table in zip(axes[0], tables, strict=True):
+        _heat_map(axis, table)
+        axis.set_title(f"{table.title}: test accuracy, %", fontsize=10)
+    return figure
+
+
 def _heat_map(axis: Axes, table: Table) -> None:
     shape = len(KERNELS), len(COMPRESSIONS)
     means = np.array([[table.grid[c, k].mean for c in COMPRESSIONS] for k in KERNELS], dtype=float).reshape(shape)
