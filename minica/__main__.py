@@ -59,9 +59,11 @@ def _survey(args: argparse.Namespace) -> int:
 
 
 def _collapse(args: argparse.Namespace) -> int:
-    from .experiments.collapse import run_all
+    from .experiments import RESULTS, read_records
+    from .experiments.collapse import run_all, summary
 
     run_all(args.groups)
+    print(summary(read_records(RESULTS / "collapse.json")))
     return 0
 
 

@@ -12,7 +12,7 @@ from minica import experiments
 from minica.adapter_files import ADAPTERS
 from minica.course import presets
 from minica.course.results import plan_at, records_or_runs
-from minica.experiments import CONFIGS, RECORDED, final_records, read_plan
+from minica.experiments import CONFIGS, RECORDED, RESULTS, collapse, final_records, read_plan, read_records
 from minica.experiments.plans import chosen, pending
 from minica.experiments.tables import grid_table, methods_table, sweep_table
 
@@ -117,6 +117,14 @@ def test_the_readme_shows_the_records():
     (shown,) = re.findall(r"<!-- table: quickstart -->\n(.*?)\n<!-- end -->", README, re.S)
     plan, _ = swept("quickstart")
     assert shown == methods_table({cell.method: finals("quickstart", cell.method) for cell in plan.cells})
+
+
+def test_the_readme_shows_the_trials_of_collapse():
+    (shown,) = re.findall(r"<!-- table: collapse -->\n(.*?)\n<!-- end -->", README, re.S)
+    found = read_records(RESULTS / "collapse.json")
+    assert shown == collapse.summary(found)
+    cost = collapse.price(found)
+    assert cost.low > -0.01, "the default warm-up costs less than a point where nothing collapses"
 
 
 @pytest.mark.parametrize("name", ["few_shot_solar_cells", "vtab_packaged", "solar_cells"])
