@@ -180,7 +180,8 @@ def summary(found: dict[str, dict]) -> str:
     short, half = SHORT["warmup_steps"], HALF["warmup_steps"]
     said = (
         f"At a rate of 2e-3, where nothing collapses, {half} steps against {short} change the test accuracy by "
-        f"{mean} points (95 % interval {low} to {high}, {len(cost.differences)} pairs of runs).\nOf {right['collapsed']} runs that collapsed the warning missed {right['missed']}; of "
+        f"{mean} points (95 % interval {low} to {high}, {len(cost.differences)} pairs of runs).\n"
+        f"Of {right['collapsed']} runs that collapsed the warning missed {right['missed']}; of "
         f"{right['others']} others it was wrong about {right['false']}."
     )
     return f"{table}\n\n{said}"
