@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import minica
+from minica.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -84,6 +85,25 @@ def test_no_file_names_a_place_on_one_machine():
             lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
             found += [f"{path.relative_to(ROOT)}:{number}: {line}" for number, line in lines if home.search(line)]
     assert len(paths) > 20 and not found
+
+
+def test_the_workflow_runs_every_notebook_with_what_there_is(monkeypatch):
+    """That a fault in a cell or in a slider's callback ends `minica course` with a status above 0 is in test_course.py."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/notebooks.yml").read_text())
+    steps = workflow["jobs"]["course"]["steps"]
+    commands = [line for step in steps for line in step.get("run", "").splitlines() if line]
+    ran = []
+    monkeypatch.setattr("minica.course.runner.run_course", lambda names, **options: ran.append((names, options)) or 0)
+    (course,) = [command for command in commands if command.startswith("python -m minica")]
+    for preset in ("smoke", "laptop"):  # of pushes, of every week
+        arguments = course.removeprefix("python -m minica ").replace('"$PRESET"', preset).split()
+        assert main(arguments) == 0
+        assert ran.pop() == ([], dict(preset=preset, out="executed", retrain=False, notebooks=None))
+        assert preset in workflow["jobs"]["course"]["env"]["PRESET"]
+    (upload,) = [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")]
+    assert upload == "executed"
+    (extras,) = re.findall(r'-e "\.\[([\w,]+)\]"', "\n".join(commands))
+    assert set(extras.split(",")) <= EXTRAS.keys()
 
 
 def test_make_shows_its_commands_and_refuses_an_old_python(tmp_path):
