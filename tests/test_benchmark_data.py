@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from torch.utils.data import DataLoader
 
 import minica
@@ -20,7 +21,6 @@ from minica import data
 from minica.data.catalogue import FEW_SHOT, VTAB
 from minica.data.fgvc import ninety_ten
 
-scipy_io = pytest.importorskip("scipy.io")
 # The copies written here are far smaller than the published ones, which load() says each time.
 pytestmark = pytest.mark.filterwarnings("ignore:this copy of")
 
@@ -151,7 +151,7 @@ def test_birds_are_read_as_published(tmp_path):
 
 def make_mat(path: Path, **variables) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scipy_io.savemat(path, variables)
+    savemat(path, variables)
 
 
 def cells(texts: list[str]) -> np.ndarray:

@@ -1,13 +1,8 @@
 """Notebooks 08 and 09: what their sliders do at the ends, and what their tables say of records, for either outcome."""
 
-import json
-
-import matplotlib
-
-matplotlib.use("Agg")
-
 import builtins
 import inspect
+import json
 import re
 import warnings
 
@@ -16,6 +11,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
+from figures import closed, texts  # noqa: F401
 
 import minica
 from minica.course import dense, dense_plots, presets, results
@@ -25,18 +21,6 @@ from minica.dense import detection, segmentation
 from minica.experiments import CONFIGS, RESULTS
 
 CLASSES = ("disc", "square", "triangle")
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
-def texts(figure):
-    """All that can be read in a drawn figure."""
-    figure.canvas.draw()
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
 # ---------------------------------------------------------------- the sliders

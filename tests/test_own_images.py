@@ -2,13 +2,9 @@
 
 import json
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures import closed, texts  # noqa: F401
 from PIL import Image
 
 import minica
@@ -23,17 +19,6 @@ CURVES = {
     "Conv-Adapter": {50: [69, 72, 73], 200: [76, 77, 78], 1000: [85, 86, 87]},
     "Full fine-tuning": {50: [60, 61, 62], 200: [75, 78, 76], 1000: [88, 89, 90]},
 }
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
-def texts(figure):
-    figure.canvas.draw()
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
 def test_the_folder_has_what_folders_have(tmp_path):

@@ -1,27 +1,11 @@
 """Do the figures show what they are given?  Every one at the ends of its slider."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import pytest
 import torch
+from figures import closed, texts  # noqa: F401
 
 from minica import SCHEMES, counting
 from minica.course import dense_plots, memory, plots
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
-def texts(figure):
-    """All that can be read in a drawn figure."""
-    figure.canvas.draw()
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
 @pytest.mark.parametrize(

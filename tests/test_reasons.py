@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from nets import net
+from scipy import stats
 
 from minica import adapt, adapters, experiments
 from minica.course import reason_plots
@@ -22,7 +23,6 @@ def test_a_perfect_order_of_seven_is_as_rare_as_two_orders_of_all():
 
 
 def test_ranks_with_ties_agree_with_scipy():
-    stats = pytest.importorskip("scipy.stats")
     x, y = [0.3, 0.1, 0.3, 0.9, 0.5], [2.0, 1.0, 5.0, 3.0, 3.0]
     rho, p = reasons.rank_correlation(x, y)
     assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
