@@ -13,7 +13,7 @@ import torch
 from minica.atomic import write_atomically
 from minica.experiments import RESULTS, add_record, read_records, trial_key
 
-from .measure import BACKBONES, LAYOUTS, PRECISIONS, describe, measure, table
+from .measure import BACKBONES, LAYOUTS, PRECISIONS, describe, exit_with, measure, table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,9 +57,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is not installed; install the benchmark's extra: pip install 'minica[bench]'")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

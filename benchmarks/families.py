@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ import torch
 from minica.atomic import write_atomically
 from minica.experiments import RESULTS, add_record, markdown, read_records, trial_key
 
-from .measure import FULL, describe, measure, median_interval, ratios, table
+from .measure import FULL, describe, exit_with, measure, median_interval, ratios, table
 from .methods import PEFT
 
 # What was aimed at when the lean form was written: bytes kept in parts of full fine-tuning's, exact and approximate.
@@ -145,9 +144,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is not installed; install the benchmark's extra: pip install 'minica[bench]'")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -255,3 +257,13 @@ def summary(records: list[dict]) -> str:
 
 def _spread(found: tuple[float, float, float] | None) -> str:
     return "-" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*found)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """End the process with the status of a command's ``main``; what the user can mend is one line and no traceback."""
+    try:
+        sys.exit(main())
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed; install the benchmark's extra: pip install 'minica[bench]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
