@@ -21,7 +21,8 @@ from filelock import FileLock
 from minica import data, experiments
 from minica.data.scenes import draw_scenes
 from minica.experiments import KNOBS, known_jobs, load_task, read_plan, sweep
-from minica.experiments.plans import final_jobs, is_complete, known_points, pending
+from minica.experiments.plans import at_edge, chosen, final_jobs, is_complete, known_points, pending
+from minica.experiments.tables import grid_table, sweep_table
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRIALS = 25  # of configs/packaged.toml: 4 + 4 + 8 tuning runs, 3 x 3 final ones
@@ -576,6 +577,15 @@ def test_tuned_step_by_step(tmp_path, monkeypatch):
     assert all(
         r["selection"]["tried"] == 5 for r in experiments.read_records(tmp_path / "records").values() if "selection" in r
     )
+    plan, found = read_plan(tmp_path / "steps.toml", rehearse=False), experiments.read_records(tmp_path / "records")
+    assert at_edge(plan.cells[0], found, plan), "still the highest of those tried"
+    for shown in (sweep_table(plan, found), grid_table(plan, found)):
+        assert shown.count("\\*") == 2 and shown.endswith("the lowest or the highest of those tried.")
+    (tmp_path / "wide.toml").write_text(text.replace("[1e-3, 3e-3]", "[1e-3, 3e-3, 9e-3, 2.7e-2]"))
+    plan = read_plan(tmp_path / "wide.toml", rehearse=False)
+    while todo := pending(plan, found):
+        found |= {key: pretend(job["config"]) for key, job in todo.items()}
+    assert chosen(plan.cells[0], found, plan)[0]["lr"] == 2.7e-2 and not at_edge(plan.cells[0], found, plan), "8.1e-2 was tried"
     for old, new, said in (
         (
             "then = { weight_decay = [0.01] }",

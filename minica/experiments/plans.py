@@ -377,6 +377,12 @@ def tuning_runs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[list[dic
     return [[point | {"seed": seed} for seed in own] for point, own in zip(points, seeds, strict=True)]
 
 
+def at_edge(cell: Cell, found: dict[str, dict], plan: Plan) -> bool:
+    """Whether the chosen rate is the lowest or the highest of those tried, so that one beyond it might have done better."""
+    best, rates = chosen(cell, found, plan), {point["lr"] for point in known_points(cell, found, plan)}
+    return best is not None and len(rates) > 1 and best[0]["lr"] in (min(rates), max(rates))
+
+
 def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
     """The last runs of a cell, one a seed, each with how it was chosen; none before that is settled."""
     best = chosen(cell, found, plan)

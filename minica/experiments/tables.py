@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ..tasks.classification import wilson_interval
-from .plans import Plan, final_records, known_jobs, tuning_runs
+from .plans import Cell, Plan, at_edge, final_records, known_jobs, tuning_runs
 from .records import trial_key
 from .runs import describe
 from .scores import learned, spread, spread_text
+
+EDGE = "\\* The chosen learning rate is the lowest or the highest of those tried."
 
 
 def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -18,17 +20,21 @@ def markdown(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
-def methods_table(found: dict[str, list[dict]]) -> str:
-    """Methods side by side, each over its seeds: mean, lowest and highest test accuracy."""
+def methods_table(found: dict[str, list[dict]], edge: Collection[str] = ()) -> str:
+    """Methods side by side, each over its seeds: mean, lowest and highest test accuracy.
+
+    Those of ``edge``, whose rate lies at the edge of what was tried, have a star.
+    """
     full = max(records[0]["trainable"] for records in found.values())
     rows = []
     for name, records in found.items():
         size, (low, mean, high) = records[0]["trainable"], spread(records)
         balanced = spread(records, metric="balanced_accuracy")[1]
         accuracy = f"{mean:.1%} ({low:.1%} to {high:.1%}){_failures(records, 'accuracy')}"
-        rows.append([name, f"{size:,}", f"{size / full:.1%}", accuracy, f"{balanced:.1%}"])
+        starred = f"{name}\\*" if name in edge else name
+        rows.append([starred, f"{size:,}", f"{size / full:.1%}", accuracy, f"{balanced:.1%}"])
     header = ["method", "trained parameters", "of full", "test accuracy: mean (lowest to highest)", "balanced accuracy"]
-    return markdown(header, rows)
+    return markdown(header, rows) + (f"\n\n{EDGE}" if edge else "")
 
 
 def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
@@ -47,26 +53,33 @@ def sweep_table(plan: Plan, found: dict[str, dict]) -> str:
             continue
         config = finals[0]["config"]
         values = {key: (config | config["options"]).get(key, "default") for key, tried in cell.grid.items() if len(tried) > 1}
-        row.append(", ".join(f"{key} {value}" for key, value in values.items()))
+        row.append(", ".join(f"{key} {value}" for key, value in values.items()) + _star(cell, found, plan))
         row += [f"{finals[0]['trainable']:,}", _score(finals, plan.metric), _interval(finals, plan.metric)]
         rows.append(row)
     failures = defaultdict(list)
     for key in known_jobs(plan, found):
         if "error" in found.get(key, ()):
             failures[found[key]["error"]].append(describe(found[key]["config"]))
-    below = [f"Failed ({len(those)}): {error} First: {those[0]}" for error, those in failures.items()]
+    below = ["", EDGE] if any(row[4].endswith("*") for row in rows) else []
+    below += [f"Failed ({len(those)}): {error} First: {those[0]}" for error, those in failures.items()]
     return "\n".join([markdown(header, rows), *below])
 
 
 def grid_table(plan: Plan, found: dict[str, dict]) -> str:
-    """The same in short: a row a task, a column a method, each the test metric in %."""
+    """The same in short: a row a task, a column a method, each the test metric in %; a star where the rate lies at an edge."""
     scores: dict[str, dict[str, str]] = defaultdict(dict)
     for cell in plan.cells:
         finals = final_records(cell, found, plan)
-        scores[cell.task][cell.method] = _score(finals, plan.metric) if len(finals) == len(cell.seeds) else "-"
+        whole = len(finals) == len(cell.seeds)
+        scores[cell.task][cell.method] = _score(finals, plan.metric) + _star(cell, found, plan) if whole else "-"
     methods = list(dict.fromkeys(cell.method for cell in plan.cells))
     rows = [[task, *(row[method] for method in methods)] for task, row in scores.items()]
-    return markdown([f"test {plan.metric.replace('_', ' ')} (%)", *methods], rows)
+    shown = markdown([f"test {plan.metric.replace('_', ' ')} (%)", *methods], rows)
+    return shown + (f"\n\n{EDGE}" if "*" in shown else "")
+
+
+def _star(cell: Cell, found: dict[str, dict], plan: Plan) -> str:
+    return "\\*" if at_edge(cell, found, plan) else ""
 
 
 def _score(finals: list[dict], metric: str) -> str:

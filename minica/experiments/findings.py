@@ -1,0 +1,314 @@
+"""What the paper finds, and what the committed records say of it: the paper's number, ours, on what, and whether it holds.
+
+How each finding is judged was written down before its records were made.  "Near" is within two points, :data:`MARGIN`; what an
+interval over splits, draws or seeds does not decide *cannot be told*; of three seeds an answer is called a hint.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from . import collapse, knobs, reasons
+from .paper import table
+from .plans import CONFIGS, Plan, final_records, is_complete, read_plan
+from .records import RESULTS, read_records
+from .scores import Comparison, collapsed, compare, comparison
+from .tables import markdown
+
+MARGIN = 0.02  # of accuracy, mean IoU or AP
+SHARE = 0.05  # of the parameters that full fine-tuning trains: what adapters may have to be compared with it
+HOLDS, FAILS, OPEN, ABSENT, OURS = "holds", "does not", "cannot be told", "not run", "ours only"
+TRUNK, LITE = "ResNet-50 without its last stage", "EfficientNet-Lite0"
+SCHEMES = ("conv_parallel", "conv_sequential", "residual_parallel", "residual_sequential")
+FULL = ("Full fine-tuning, statistics frozen", "Full fine-tuning")
+CENTRAL = {
+    "signs": "hand signs by student",
+    "clothing": "clothes",
+    "position_trunk": "position of drawn shapes",
+}
+DENSE = {
+    "scenes_boxes": (f"drawn scenes, {LITE}", "ap", "detectors (AP)"),
+    "cards": (f"playing cards, {LITE}", "ap", "detectors (AP)"),
+    "cards_c4": (f"playing cards, {TRUNK}", "ap", "detectors (AP)"),
+    "scenes_masks": (f"drawn scenes, {LITE}", "miou", "segmentation (mean IoU)"),
+    "nuclei": (f"nuclei of cells, {LITE}", "miou", "segmentation (mean IoU)"),
+}
+
+
+class Finding(NamedTuple):
+    """One line of the table; each entry as it is shown."""
+
+    claim: str
+    paper: str
+    ours: str
+    on: str
+    verdict: str
+
+
+class Sweep(NamedTuple):
+    """A committed sweep of which all final runs are there."""
+
+    plan: Plan
+    found: dict[str, dict]
+    runs: dict[tuple[str, str], list[dict]]  # (task, method) -> final runs, one a seed
+
+    def task(self, word: str = "") -> dict[str, list[dict]]:
+        """Final runs by method of the one task, or of the one that has ``word`` in its name."""
+        return {method: runs for (task, method), runs in self.runs.items() if word in task}
+
+
+def recorded(name: str) -> Sweep | None:
+    """The sweep ``configs/<name>.toml``; None while final runs are missing."""
+    plan, found = read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json")
+    if not is_complete(plan, found):
+        return None
+    return Sweep(plan, found, {(cell.task, cell.method): final_records(cell, found, plan) for cell in plan.cells})
+
+
+Judged = tuple[str, str]  # (what is shown of ours, verdict)
+Line = tuple[str, str, str, str, Callable[[Sweep], Judged]]  # (claim, paper, on, name of the config, how it is judged)
+
+
+def findings(sweep: Callable[[str], Sweep | None] = recorded) -> list[Finding]:
+    """Every finding, those of the paper first.
+
+    Args:
+        sweep: gives a sweep by its config's name, None if it has not been run.
+    """
+    parts = (_near_full, _above_the_probe, _order, _structured, _few_shot, _locality, _dense, _explained, _our_own)
+    found = []
+    for claim, paper, on, name, judge in (line for part in parts for line in part()):
+        one = sweep(name)
+        ours, verdict = ("-", ABSENT) if one is None else judge(one)
+        found.append(Finding(claim, paper, ours, on, verdict))
+    return [*found, _collapse()]
+
+
+def findings_table(found: list[Finding]) -> str:
+    """The findings as Markdown."""
+    return markdown(["finding", "the paper", "ours (95 % interval)", "on", "verdict"], found)
+
+
+# ---------------------------------------------------------------- the paper's
+
+
+def _near_full() -> Iterator[Line]:
+    gaps = _gaps(2, ("FT", "CA"), lambda cell: (cell["pretrain"], cell["backbone"]) == ("ImageNet 1k", "ResNet50"))
+
+    def judge(one: Sweep) -> Judged:
+        runs = one.task()
+        if (adapters := small_adapters(runs)) is None:
+            return "all schemes have more", FAILS
+        full = max(FULL, key=lambda method: _mean(runs[method]))  # the stronger of its two modes
+        difference = compare(runs[adapters], runs[full])
+        who = f"`{adapters}`, {_share(runs[adapters], runs):.1%}, against {full[0].lower() + full[1:]}"
+        return f"{_points(difference)}: {who}", _near(difference)
+
+    for name, task in CENTRAL.items():
+        shown = {"Structured": gaps["Structured"]} if name == "position_trunk" else gaps
+        paper = f"{_listed(shown)} (Table 2, ResNet50 of ImageNet-1k)"
+        claim = f"Conv-Adapter is near full fine-tuning, with at most {SHARE:.0%} of the parameters"
+        yield claim, paper, f"{task}, {TRUNK}", name, judge
+
+
+def _above_the_probe() -> Iterator[Line]:
+    def judge(one: Sweep) -> Judged:
+        runs = one.task()
+        if (adapters := small_adapters(runs)) is None:
+            return "all schemes have more", FAILS
+        difference = compare(runs[adapters], runs["Linear probe"])
+        return f"{_points(difference)}: `{adapters}`", _sign(difference)
+
+    gains = _gaps(1, ("LP", "Conv. Par."))
+    for name, task in CENTRAL.items():
+        shown = {"Structured": gains["Structured"]} if name == "position_trunk" else gains
+        yield "and above a linear probe", f"{_listed(shown)} (Table 1, BiT)", f"{task}, {TRUNK}", name, judge
+
+
+def _order() -> Iterator[Line]:
+    def judge(one: Sweep) -> Judged:
+        runs = {scheme: one.task()[scheme] for scheme in SCHEMES}
+        first = runs["conv_parallel"]
+        cheap = [runs[scheme] for scheme in SCHEMES[1:] if runs[scheme][0]["trainable"] <= first[0]["trainable"]]
+        against = [compare(first, found) for found in cheap]
+        verdict = FAILS if any(each.high < 0 for each in against) else HOLDS if all(each.low > 0 for each in against) else OPEN
+        ours = (f"{100 * _mean(found):.1f} with {found[0]['trainable'] / 1e6:.2f} M" for found in runs.values())
+        return ", ".join(ours), verdict
+
+    shown = []
+    for name in ("Conv. Par.", "Conv. Seq.", "Res. Par.", "Res. Seq."):
+        cells = [cell for cell in table(1) if cell["tuning"] == name]
+        shown.append(f"{statistics.mean(cell['mean'] for cell in cells):.1f} with {cells[0]['params']:.2f} M")
+    claim = "of the four schemes `conv_parallel` is the best bargain: no other is better with as few parameters"
+    yield claim, f"{', '.join(shown)} (Table 1, in the order of the schemes)", f"hand signs by student, {TRUNK}", "signs", judge
+
+
+def _structured() -> Iterator[Line]:
+    def judge(one: Sweep) -> Judged:
+        words = ("defect", "position", "orientation", "count")
+        photographs, *drawn = (compare(one.task(word)["CA"], one.task(word)["LP"]) for word in words)
+        verdict = HOLDS if all(each.low > photographs.high for each in drawn) else OPEN
+        verdict = FAILS if any(each.high < photographs.low for each in drawn) else verdict
+        return ", ".join(map(_points, (photographs, *drawn))), verdict
+
+    gains, on = _gaps(1, ("LP", "Conv. Par.")), f"solar cells, then position, orientation and count of drawn shapes, {LITE}"
+    yield "structured tasks gain most over a probe", f"{_listed(gains)} (Table 1, BiT)", on, "vtab_packaged", judge
+
+
+def _few_shot() -> Iterator[Line]:
+    means: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for cell in table(3):
+        means[cell["backbone"], cell["tuning"]].append(cell["mean"])
+    gains = {name: statistics.mean(means[name, "CA"]) - statistics.mean(means[name, "FT"]) for name, _ in means}
+    paper = ", ".join(f"{gain:+.1f} {name}" for name, gain in gains.items()) + " (Table 3)"
+
+    def judge(one: Sweep, adapters: str, full: tuple[str, ...]) -> Judged:
+        modes = [_over_shots(one, adapters, method) for method in full if method in one.task()]
+        difference = min(modes, key=lambda each: each.mean)  # from the stronger of full fine-tuning's modes
+        shots = ", ".join(str(cell.points[0]["shots"]) for cell in one.plan.cells if cell.method == adapters)
+        return f"{_points(difference)} over {shots} shots", _sign(difference)
+
+    claim = "with few labels Conv-Adapter is above full fine-tuning"
+    solar = partial(judge, adapters="CA", full=("FT", "FT, statistics frozen"))
+    yield claim, paper, f"four kinds of solar cells, {LITE}", "few_shot_solar_cells", solar
+    yield claim, paper, f"hand signs by student, {TRUNK}", "few_shot_signs", partial(judge, adapters="conv_parallel", full=FULL)
+
+
+def _over_shots(one: Sweep, adapters: str, full: str) -> Comparison:
+    """Draw by draw, the differences averaged over the numbers of shots."""
+    tasks = dict.fromkeys(task for task, _ in one.runs)
+    of_task = [compare(one.runs[task, adapters], one.runs[task, full], one.plan.metric).differences for task in tasks]
+    return comparison({seed: statistics.mean(each[seed] for each in of_task) for seed in of_task[0]})
+
+
+def _locality() -> Iterator[Line]:
+    def judge(one: Sweep, classes: int) -> Judged:
+        control = knobs.others(one.plan, one.found, classes)[knobs.MATCHED]
+        local = knobs.settings(one.plan, one.found, classes)[4, 3]
+        difference = knobs.paired(local, control)
+        if difference is None:
+            return f"{local.failed + local.broken} and {control.failed + control.broken} runs failed", OPEN
+        return _points(difference), _sign(difference)
+
+    forms = {
+        row["conv_type"]: row["mean"]
+        for row in table(5)
+        if (row["adapting_scheme"], row["down_sample"]) == ("Conv. Par.", "Channel")
+    }
+    paper = f"{forms['Depth-wise'] - forms['Linear']:+.1f} (Table 5)"
+    for name in ("knobs_position", "knobs_solar_cells"):
+        about = knobs.TASKS[name]
+        yield "K = 3 is above K = 1 with as many parameters", paper, about.title, name, partial(judge, classes=about.classes)
+
+
+def _dense() -> Iterator[Line]:
+    def judge(one: Sweep) -> Judged:
+        runs, metric = one.task(), one.plan.metric
+        full, frozen = (compare(runs["Conv-Adapter"], runs[other], metric) for other in ("Full fine-tuning", "Frozen backbone"))
+        verdict = _near(full)
+        hint = verdict if verdict == OPEN else f"{verdict} (a hint)"  # of three seeds
+        return f"{_points(full)}; against a frozen backbone {_points(frozen)}", hint
+
+    for name, (on, metric, what) in DENSE.items():
+        values = {(row["backbone"], row["tuning"]): row[metric] for row in table(4) if row[metric] is not None}
+        gaps = [f"{values[name, 'CA'] - values[name, 'FT']:+.1f} {name}" for name in dict.fromkeys(key[0] for key in values)]
+        claim = f"adapters are near full fine-tuning in {what}"
+        yield claim, f"{', '.join(gaps)} (Table 4)", on, name, judge
+
+
+def _explained() -> Iterator[Line]:
+    def judge(one: Sweep, what: str) -> Judged:
+        tasks = reasons.tasks(one.plan, one.found)
+        values = [task.mmd if what == "mmd" else task.cka[reasons.READINGS[0]] for task in tasks]
+        rho, p = reasons.rank_correlation(values, [task.gain for task in tasks])
+        verdict = OPEN if p > 0.05 else HOLDS if rho * reasons.EXPECTED[what] > 0 else FAILS
+        return f"rank correlation {rho:+.2f}, exact p = {p:.2f}", verdict
+
+    filters, images = "where full fine-tuning changes the filters less (CKA)", "where images are like the pre-training's (MMD)"
+    on = f"seven tasks, {LITE}"
+    yield f"adapters gain {filters}", "rises with CKA (Figure 7)", on, "why", partial(judge, what="cka")
+    yield f"adapters gain {images}", "falls with MMD (Figure 7)", on, "why", partial(judge, what="mmd")
+
+
+# ---------------------------------------------------------------- ours only
+
+
+def _our_own() -> Iterator[Line]:
+    def blocks(one: Sweep) -> Judged:
+        block, unit = (one.task()[method] for method in ("Adapters, k x k", "conv_parallel"))
+        failed = sum(map(collapsed, [*block, *unit]))
+        return f"{_points(compare(block, unit))}; {failed} of {len(block) + len(unit)} runs collapsed", OURS
+
+    def start(one: Sweep) -> Judged:
+        published = one.task()["Conv-Adapter, published start"]
+        seeds = {record["config"]["seed"] for record in published}
+        zero = [record for record in one.task()["Conv-Adapter"] if record["config"]["seed"] in seeds]
+        return _points(compare(zero, published)), OURS
+
+    claim = "in inverted residuals `residual_parallel` against `conv_parallel`, at about as many parameters"
+    yield claim, "-", f"position of drawn shapes, {LITE}", "position", blocks
+    claim = "adapters that start at zero against the published random start, six epochs"
+    yield claim, "-", f"solar cells, {LITE}", "quickstart", start
+
+
+def _collapse() -> Finding:
+    counts: dict[int, list[bool]] = {30: [], 150: []}  # warm-up's steps of 300
+    for trial in read_records(RESULTS / "collapse.json").values():
+        setting = {key: value for key, value in trial["config"].items() if key not in ("data", "task", "seed")}
+        for steps, found in counts.items():
+            if setting == collapse.RESIDUAL | {"steps": 300, "warmup_steps": steps}:
+                found.append(collapse.collapsed(trial))
+    short, half = (f"{sum(found)} of {len(found)}" for found in counts.values())
+    claim = "with frozen BatchNorm a high rate after a short warm-up ends at guessing, after a long one it does not"
+    ours = f"a tenth of the steps: {short} runs collapse; half of them: {half}"
+    return Finding(claim, "-", ours, f"position, orientation, count of drawn shapes, {LITE}", OURS)
+
+
+# ---------------------------------------------------------------- in common
+
+
+def small_adapters(runs: dict[str, list[dict]]) -> str | None:
+    """Of the schemes with at most :data:`SHARE` of what full fine-tuning trains, the one that validation likes best."""
+    small = [scheme for scheme in SCHEMES if scheme in runs and _share(runs[scheme], runs) <= SHARE]
+    return max(small, key=lambda scheme: runs[scheme][0]["selection"]["val"], default=None)
+
+
+def _share(found: list[dict], runs: dict[str, list[dict]]) -> float:
+    return found[0]["trainable"] / runs[FULL[0]][0]["trainable"]
+
+
+def _mean(found: list[dict]) -> float:
+    return statistics.mean(record["test"]["accuracy"] for record in found)
+
+
+def _near(difference: Comparison) -> str:
+    """Whether the one is no more than :data:`MARGIN` below the other; what is worse, if by less, does not count as near."""
+    if difference.low >= -MARGIN:
+        return HOLDS
+    return FAILS if difference.high < 0 else OPEN
+
+
+def _sign(difference: Comparison) -> str:
+    """Whether the one is above the other: in every pair, and beyond the interval of the mean."""
+    if difference.low > 0 and difference.one_sign:
+        return HOLDS
+    return FAILS if difference.high < 0 and difference.one_sign else OPEN
+
+
+def _points(difference: Comparison) -> str:
+    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def _gaps(number: int, tunings: tuple[str, str], where: Callable[[dict], bool] = lambda cell: True) -> dict[str, float]:
+    """In one of the paper's tables, by group of tasks: the second kind of tuning minus the first."""
+    means = {(cell["tuning"], cell["group"]): cell["mean"] for cell in table(number) if where(cell)}
+    groups = dict.fromkeys(group for _, group in means)
+    return {group: means[tunings[1], group] - means[tunings[0], group] for group in groups}
+
+
+def _listed(gaps: dict[str, float]) -> str:
+    return ", ".join(f"{value:+.1f} {group.lower() if group != 'FGVC' else group}" for group, value in gaps.items())

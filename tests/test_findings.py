@@ -1,0 +1,139 @@
+"""The table of findings: each is judged by its records, in every direction, and says so where there are none."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from minica.experiments import CONFIGS, read_plan
+from minica.experiments import findings as F
+from minica.experiments.plans import final_records, pending
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def made_up(name, accuracy):
+    """A sweep with records of all its runs, not results of anything: ``accuracy(config)`` and, if it has them, parameters."""
+    plan, found = read_plan(CONFIGS / f"{name}.toml", rehearse=False), {}
+    while todo := pending(plan, found):
+        for key, job in todo.items():
+            value, trainable = accuracy(job["config"])
+            value += 0.001 * job["config"]["seed"]
+            scores = {metric: value for metric in ("accuracy", "balanced_accuracy", "ap", "miou")} | {"constant": False}
+            found[key] = job | {"trainable": trainable, "val": scores, "test": scores}
+    return F.Sweep(plan, found, {(cell.task, cell.method): final_records(cell, found, plan) for cell in plan.cells})
+
+
+def judged(name, accuracy):
+    """Our column and the verdict of the findings that look at this one sweep."""
+    one = made_up(name, accuracy)
+    found = F.findings(lambda asked: one if asked == name else None)
+    return [(finding.claim, finding.ours, finding.verdict) for finding in found if finding.verdict not in (F.ABSENT, F.OURS)]
+
+
+def signs(adapters=0.95, full=0.955, probe=0.8, size=20_000, residual=0.94):
+    def accuracy(config):
+        if config["method"] == "conv_adapter":
+            unit = config["options"]["scheme"].startswith("conv")
+            return (adapters if unit else residual), (size if unit else 10 * size)
+        return {"linear": probe, "full": full}.get(config["method"], 0.7), 1_000_000 if config["method"] == "full" else 10
+
+    return accuracy
+
+
+@pytest.mark.parametrize(
+    ("given", "near", "above"),
+    [
+        (dict(), F.HOLDS, F.HOLDS),
+        (dict(adapters=0.97), F.HOLDS, F.HOLDS),
+        (dict(adapters=0.90), F.FAILS, F.HOLDS),
+        (dict(adapters=0.95, probe=0.96), F.HOLDS, F.FAILS),
+        (dict(size=60_000), F.FAILS, F.FAILS),  # more than 5 % of the parameters
+    ],
+)
+def test_the_central_findings(given, near, above):
+    (claim, ours, first), (_, _, second), *_ = judged("signs", signs(**given))
+    assert (first, second) == (near, above) and "at most 5%" in claim
+    assert "all schemes have more" in ours or "`conv_parallel`, 2.0%, against full fine-tuning" in ours
+
+
+def test_the_better_one_on_validation_among_those_that_are_small():
+    """The residual schemes are better and have 20 %, so they are not compared."""
+    (_, ours, verdict), *_ = judged("signs", signs(residual=0.99))
+    assert "`conv_parallel`" in ours and verdict == F.HOLDS
+
+
+def test_full_fine_tuning_counts_in_its_stronger_mode():
+    def accuracy(config):
+        frozen = config["options"].get("running_stats") is False
+        return (0.99, 1_000_000) if config["method"] == "full" and frozen else signs()(config)
+
+    (_, ours, verdict), *_ = judged("signs", accuracy)
+    assert "statistics frozen" in ours and ours.startswith("-4.0 (-4.0 to -4.0)") and verdict == F.FAILS
+
+
+def test_differences_of_both_signs_cannot_be_told():
+    def accuracy(config):
+        value, size = signs(probe=0.95)(config)
+        return value + (0.03 if config["method"] == "linear" and config["seed"] % 2 else 0), size
+
+    _, (_, _, verdict), *_ = judged("signs", accuracy)
+    assert verdict == F.OPEN
+
+
+@pytest.mark.parametrize(("other", "verdict"), [(0.9, F.HOLDS), (0.99, F.FAILS)])
+def test_the_order_of_the_schemes(other, verdict):
+    def accuracy(config):
+        if config["options"].get("scheme") == "conv_sequential":
+            return other, 10_000
+        return signs()(config)
+
+    (found,) = [found for found in judged("signs", accuracy) if "bargain" in found[0]]
+    assert found[2] == verdict and "95.3 with 0.02 M" in found[1]
+
+
+@pytest.mark.parametrize(("drawn", "verdict"), [(0.6, F.HOLDS), (0.01, F.FAILS), (0.1, F.OPEN)])
+def test_structured_tasks(drawn, verdict):
+    def accuracy(config):
+        gain = 0.1 if config["data"] == "solar-cells" else drawn
+        return 0.3 + (gain if config["method"] == "conv_adapter" else 0), 10
+
+    ((_, _, found),) = judged("vtab_packaged", accuracy)
+    assert found == verdict
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.03, F.HOLDS), (-0.03, F.FAILS)])
+def test_few_shots(gain, verdict):
+    ((_, ours, found),) = judged(
+        "few_shot_signs", lambda config: (0.5 + (gain if config["method"] == "conv_adapter" else 0), 10)
+    )
+    assert found == verdict and ours == f"{100 * gain:+.1f} ({100 * gain:+.1f} to {100 * gain:+.1f}) over 1, 4 shots"
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.0, "holds (a hint)"), (0.05, "holds (a hint)"), (-0.05, "does not (a hint)")])
+def test_dense(gain, verdict):
+    ((claim, ours, found),) = judged("nuclei", lambda c: (0.6 + {"conv_adapter": gain, "linear": -0.2}.get(c["method"], 0), 10))
+    assert found == verdict and "segmentation" in claim and f"frozen backbone {100 * (gain + 0.2):+.1f}" in ours
+
+
+def test_without_records_nothing_is_said():
+    *found, collapse = F.findings(lambda name: None)
+    assert {finding.verdict for finding in found} == {F.ABSENT} and {finding.ours for finding in found} == {"-"}
+    assert collapse.verdict == F.OURS and re.search(r"(\d+) of (\d+) runs collapse; half of them: 0 of (\d+)", collapse.ours)
+
+
+def test_the_papers_numbers_by_hand():
+    """Table 2: ResNet50 of ImageNet-1k, 83.48 - 85.84 and so on; Table 5: 71.03 - 68.32; Table 4: 38.4 - 38.1, 46.9 - 48.7."""
+    paper = {finding.paper for finding in F.findings(lambda name: None)}
+    for part in (
+        "-2.4 FGVC, -3.0 natural, -2.2 specialized, -0.6 structured",
+        "+2.7 (Table 5)",
+        "+0.3 ResNet50",
+        "-1.8 ConvNeXt-S",
+    ):
+        assert any(part in shown for shown in paper), part
+
+
+def test_the_readme_shows_them():
+    (shown,) = re.findall(r"<!-- table: findings -->\n(.*?)\n<!-- end -->", README, re.S)
+    assert shown == F.findings_table(F.findings())
