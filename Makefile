@@ -12,12 +12,13 @@ CONSTRAINTS ?= constraints.txt
 PYTEST_FLAGS ?= -n logical --maxprocesses 4 --dist loadgroup
 RUN := .venv/bin/python -m
 
-.PHONY: help quickstart course lab records test clean
+.PHONY: help quickstart course publish lab records test clean
 
 help:
 	@echo "make quickstart   run the first notebook: a real network adapted to real photographs"
 	@echo "make course       run all notebooks into build/course (PRESET=smoke: in seconds each)"
-	@echo "make lab          open the notebooks in JupyterLab"
+	@echo "make lab          open copies of the notebooks (my_notebooks) in JupyterLab"
+	@echo "make publish      run all notebooks and write what they show into the committed ones"
 	@echo "make records      compute again what the notebooks show as recorded (hours; it resumes)"
 	@echo "make test         lint and run all tests"
 	@echo "make clean        delete what runs left behind; .venv stays"
@@ -27,6 +28,9 @@ quickstart: .venv/ready-course
 
 course: .venv/ready-course
 	@$(RUN) minica course --preset "$(PRESET)"
+
+publish: .venv/ready-course
+	@$(RUN) minica publish
 
 lab: .venv/ready-course
 	@$(RUN) minica lab

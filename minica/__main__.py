@@ -15,6 +15,12 @@ def _course(args: argparse.Namespace) -> int:
     return run_course(args.names, preset=args.preset, out=args.out, retrain=args.retrain, notebooks=args.notebooks)
 
 
+def _publish(args: argparse.Namespace) -> int:
+    from .course.publish import publish
+
+    return publish(args.names, out=args.out, notebooks=args.notebooks)
+
+
 def _lab(args: argparse.Namespace) -> int:
     from .course.runner import lab
 
@@ -124,7 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     course.add_argument("--retrain", action="store_true", help="train every point instead of reading recorded ones")
     course.set_defaults(work=_course)
 
-    lab = commands.add_parser("lab", help="open JupyterLab in the notebooks' folder; options it knows are passed on")
+    publish = commands.add_parser("publish", help="run notebooks and write what they show into the committed ones")
+    publish.add_argument("names", nargs="*", metavar="NAME", help="a notebook: 00_quickstart, or 00 (default: all)")
+    publish.add_argument("--out", default="build/published", help="where executed copies go (default: %(default)s)")
+    publish.set_defaults(work=_publish)
+
+    lab = commands.add_parser("lab", help="open copies of the notebooks in JupyterLab; options it knows are passed on")
     lab.set_defaults(work=_lab)
 
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
@@ -173,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("file", metavar="FILE", help="such as model.onnx")
     export.set_defaults(work=_export)
 
-    for command in (course, lab):
+    for command in (course, publish, lab):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")
     return parser
 

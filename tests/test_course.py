@@ -265,10 +265,21 @@ def test_unknown_options_are_refused(capsys):
     assert "--fast" in capsys.readouterr().err
 
 
-def test_lab_opens_the_notebooks_and_passes_options_on(tmp_path, monkeypatch):
+def test_lab_opens_copies_and_passes_options_on(tmp_path, monkeypatch, capsys):
     called = []
     monkeypatch.setattr("minica.course.runner.subprocess.call", lambda line, env: called.append((line, env)) or 0)
-    assert main(["lab", "--notebooks", str(tmp_path), "--no-browser"]) == 0
+    (tmp_path / "course").mkdir()
+    original = write(tmp_path / "course", "00_first", PARAMETERS)
+    monkeypatch.chdir(tmp_path)
+    assert main(["lab", "--notebooks", "course", "--no-browser"]) == 0
     ((line, env),) = called
-    assert line == [sys.executable, "-m", "jupyterlab", str(tmp_path), "--no-browser"]
+    assert line == [sys.executable, "-m", "jupyterlab", "my_notebooks", "--no-browser"]
     assert env["PATH"] == os.environ["PATH"]
+    copy = tmp_path / "my_notebooks" / "00_first.ipynb"
+    assert copy.read_bytes() == original.read_bytes()
+    copy.write_text("the reader's own")
+    write(tmp_path / "course", "01_second", PARAMETERS)
+    capsys.readouterr()
+    assert main(["lab", "--notebooks", "course"]) == 0
+    assert "Kept yours in my_notebooks: 00_first." in capsys.readouterr().out
+    assert copy.read_text() == "the reader's own" and (tmp_path / "my_notebooks" / "01_second.ipynb").exists()

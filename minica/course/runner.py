@@ -17,6 +17,7 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -96,11 +97,25 @@ def run_course(
     return int(any(done.faults for done in runs))
 
 
-def lab(notebooks: str | Path | None = None, arguments: Sequence[str] = ()) -> int:
-    """Open JupyterLab in the notebooks' folder; ``arguments`` go to JupyterLab.  Returns its exit status."""
+def lab(notebooks: str | Path | None = None, arguments: Sequence[str] = (), copies: str | Path = "my_notebooks") -> int:
+    """Open JupyterLab on copies of the notebooks, so that the originals stay as they are; returns its exit status.
+
+    Args:
+        arguments: go to JupyterLab.
+        copies: their folder.  A copy that is there already is the reader's and is kept.
+    """
     if importlib.util.find_spec("jupyterlab") is None:
         raise ValueError("JupyterLab is not installed; install the course's extra: pip install 'minica[course]'.")
-    command = [sys.executable, "-m", "jupyterlab", str(_folder(notebooks)), *arguments]
+    copies, kept = Path(copies), []
+    for path in find(notebooks=notebooks):
+        copies.mkdir(parents=True, exist_ok=True)
+        if (copies / path.name).exists():
+            kept.append(path.stem)
+        else:
+            shutil.copyfile(path, copies / path.name)
+    if kept:
+        print(f"Kept yours in {copies}: {', '.join(kept)}.  Delete one to have it anew.", flush=True)
+    command = [sys.executable, "-m", "jupyterlab", str(copies), *arguments]
     return subprocess.call(command, env=ENVIRONMENT | os.environ)
 
 
