@@ -120,18 +120,19 @@ def check(name: str, answer: Any, *given: Any) -> Verdict:
         ValueError: for an exercise that does not exist.
         NotPassed: under ``MINICA_STRICT=1``, unless the answer passes.
     """
-    exercise = EXERCISES[check_choice(name, "exercise", EXERCISES)]
+    exercise, done = EXERCISES[check_choice(name, "exercise", EXERCISES)], ""
     try:
-        if exercise.cases is None:
-            expected = exercise.expected(*given)
-            problem = UNTOUCHED if answer is None else difference(answer, expected, exercise.tolerance)
-            done = f"passed ({name}): {_shown(expected)}"
-        else:
-            cases = exercise.cases()
-            problem = _try_cases(answer, cases, exercise)
-            done = f"passed ({name}): {len(cases)} cases"
+        with torch.random.fork_rng(devices=[]):  # what the notebook draws next must not depend on its exercises
+            if exercise.cases is None:
+                expected = exercise.expected(*given)
+                problem = UNTOUCHED if answer is None else difference(answer, expected, exercise.tolerance)
+                done = f"passed ({name}): {_shown(expected)}"
+            else:
+                cases = exercise.cases()
+                problem = _try_cases(answer, cases, exercise)
+                done = f"passed ({name}): {len(cases)} cases"
     except Exception as error:  # an answer that cannot even be compared must not stop the notebook
-        problem = f"your answer cannot be compared ({type(error).__name__}: {error})"
+        problem = f"your answer cannot be compared, {_raised(error)}"
     untouched = problem == UNTOUCHED
     message = done if problem is None else f"{'not attempted' if untouched else 'not yet'} ({name}): {problem}"
     verdict = Verdict(problem is None, message)
@@ -151,7 +152,7 @@ def _try_cases(function: Any, cases: Mapping[str, tuple], exercise) -> str | Non
         try:
             got = function(*copy.deepcopy(arguments))
         except Exception as error:
-            return f"for {label}: expected {_shown(expected)}, got {type(error).__name__}: {error}"
+            return f"for {label}: expected {_shown(expected)}, got {_raised(error)}"
         if got is None:
             return UNTOUCHED
         if problem := difference(got, expected, exercise.tolerance):
@@ -260,6 +261,15 @@ def _tensor_difference(got: Any, expected: torch.Tensor, tolerance: float) -> st
     return f"of the right shape and type; at `{place}`, where it is worst, expected {_shown(wanted)}, got {_shown(there)}"
 
 
+def _raised(error: Exception) -> str:
+    return f"`{_in_a_line(f'{type(error).__name__}: {error}')}`"
+
+
+def _in_a_line(text: str) -> str:
+    """Text that can stand in code quotes."""
+    return " ".join(text.replace("`", "'").split())
+
+
 def _shown(value: Any, digits: int = 6) -> str:
     """A value in a sentence, short and in Markdown's code quotes where it is no plain number."""
     number = _number(value)
@@ -271,8 +281,8 @@ def _shown(value: Any, digits: int = 6) -> str:
         kind = "a tensor" if isinstance(value, torch.Tensor) else "an array"
         return f"{kind} of shape `{tuple(value.shape)}`, `{value.dtype}`"
     if isinstance(value, Set):
-        return f"`{{{', '.join(sorted(map(repr, value)))}}}`"
+        return f"`{_in_a_line('{' + ', '.join(sorted(map(_REPR.repr, value))) + '}')}`"
     if isinstance(value, (list, tuple)) and len(value) <= 8 and all(_number(one) is not None for one in value):
         return f"({', '.join(_shown(one, digits) for one in value)}{',' * (len(value) == 1)})"
-    text = " ".join(_REPR.repr(value).split())
+    text = _in_a_line(_REPR.repr(value))
     return f"`{text}`" if isinstance(value, (list, tuple, Mapping, str)) else f"`{text}` (`{type(value).__name__}`)"
