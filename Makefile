@@ -12,12 +12,13 @@ CONSTRAINTS ?= constraints.txt
 PYTEST_FLAGS ?= -n logical --maxprocesses 4 --dist loadgroup
 RUN := .venv/bin/python -m
 
-.PHONY: help quickstart course publish lab records test clean
+.PHONY: help quickstart course publish lab student records test clean
 
 help:
 	@echo "make quickstart   run the first notebook: a real network adapted to real photographs"
 	@echo "make course       run all notebooks into build/course (PRESET=smoke: in seconds each)"
 	@echo "make lab          open copies of the notebooks (my_notebooks) in JupyterLab"
+	@echo "make student      copy the notebooks into build/student without solutions and outputs"
 	@echo "make publish      run all notebooks and write what they show into the committed ones"
 	@echo "make records      compute again what the notebooks show as recorded (hours; it resumes)"
 	@echo "make test         lint and run all tests"
@@ -34,6 +35,9 @@ publish: .venv/ready-course
 
 lab: .venv/ready-course
 	@$(RUN) minica lab
+
+student: .venv/ready-course
+	@$(RUN) minica student
 
 records: .venv/ready-course
 	@$(RUN) minica records

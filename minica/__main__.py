@@ -27,6 +27,14 @@ def _lab(args: argparse.Namespace) -> int:
     return lab(args.notebooks, args.arguments)
 
 
+def _student(args: argparse.Namespace) -> int:
+    from .course.student import write_student_copies
+
+    written = write_student_copies(args.out, args.notebooks)
+    print(f"{len(written)} notebooks without solutions and outputs: {args.out}")
+    return 0
+
+
 def _records(args: argparse.Namespace) -> int:
     from .experiments import CONFIGS, KNOBS, RECORDED, RESULTS, sweep
 
@@ -138,6 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     lab = commands.add_parser("lab", help="open copies of the notebooks in JupyterLab; options it knows are passed on")
     lab.set_defaults(work=_lab)
 
+    student = commands.add_parser("student", help="copy the notebooks without solutions and outputs")
+    student.add_argument("--out", default="build/student", help="where the copies go (default: %(default)s)")
+    student.set_defaults(work=_student)
+
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
     records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all but the knobs')")
     records.set_defaults(work=_records)
@@ -184,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("file", metavar="FILE", help="such as model.onnx")
     export.set_defaults(work=_export)
 
-    for command in (course, publish, lab):
+    for command in (course, publish, lab, student):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")
     return parser
 

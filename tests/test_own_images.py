@@ -142,19 +142,3 @@ def test_excerpts_of_a_report(tmp_path):
     assert all(rule.strip().startswith(".minica-report ") for rule in style.split("}") if rule.strip()), "nothing leaks out"
     with pytest.raises(ValueError, match="no section 'Verdict'; it has What is taken for what, Class by class"):
         own_images.excerpt(tmp_path / "report.html", "Verdict")
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (None, "not answered yet"),
-        ((0.829, 0.941), "right: 112 of 125 is 89.6%, and the interval 83.0% to 93.8%"),
-        ((0.8425, 0.9495), "yours is symmetric"),
-        ((0.5, 0.9), "check the formula"),
-        ((0.9, 0.5), "the lower first"),
-        ("wide", "the lower first"),
-        ((83.0, 93.8), "from 0 to 1"),
-    ],
-)
-def test_the_exercise(answer, said):
-    assert said in own_images.check_interval(answer, 112, 125)

@@ -115,7 +115,7 @@ def test_make_shows_its_commands_and_refuses_an_old_python(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     shown = make().stdout
-    for target in ("quickstart", "course", "lab", "records", "test", "clean"):
+    for target in ("quickstart", "course", "lab", "student", "records", "test", "clean"):
         assert f"make {target} " in shown
 
     old = tmp_path / "old python"

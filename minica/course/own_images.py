@@ -18,7 +18,6 @@ from ..data.packaged import solar_cell_files
 from ..discovery import find_parts, skeleton
 from ..profiling import count
 from ..schemes import adapt
-from ..tasks.classification import wilson_interval
 from .plots import Curves
 from .results import Results
 
@@ -144,7 +143,7 @@ def _listed(names: Sequence[str]) -> str:
     return " and the ".join(name.lower() if name != "Conv-Adapter" else name for name in names)
 
 
-# ---------------------------------------------------------------- the report, and the exercise
+# ---------------------------------------------------------------- the report
 
 
 def excerpt(report: Path, *headings: str) -> str:
@@ -164,22 +163,3 @@ def excerpt(report: Path, *headings: str) -> str:
         own = [name.strip() for name in selectors.split(",") if name.strip() not in ("body", "h1", "h2")]
         rules += [f"{', '.join(f'.minica-report {name}' for name in own)} {{{rule}}}"] if own else []
     return f'<div class="minica-report"><style>{" ".join(rules)}</style>{"".join(parts)}</div>'
-
-
-def check_interval(answer: Sequence[float] | None, correct: int, n: int) -> str:
-    """Whether ``answer`` is the 95 % Wilson interval of ``correct`` of ``n``, in parts of 1, to half a percentage point."""
-    if answer is None:
-        return f"not answered yet: mine = (low, high) of {correct} of {n}, such as (0.5, 0.9)"
-    low, high = wilson_interval(correct, n)
-    try:
-        mine = [float(value) for value in answer]
-    except (TypeError, ValueError):
-        mine = []
-    if len(mine) != 2 or not 0 <= mine[0] <= mine[1] <= 1:
-        return f"an interval is two numbers from 0 to 1, the lower first; got {answer!r}"
-    off = [abs(mine[0] - low), abs(mine[1] - high)]
-    if max(off) <= 0.005:
-        return f"right: {correct} of {n} is {correct / n:.1%}, and the interval {low:.1%} to {high:.1%}"
-    symmetric = abs((mine[0] + mine[1]) / 2 - correct / n) < 0.001
-    hint = "yours is symmetric about the share; Wilson's is drawn towards one half" if symmetric else "check the formula"
-    return f"not yet: off by {max(off):.1%} of the test at one end; {hint}"
