@@ -295,7 +295,7 @@ def test_retraining_sweeps_the_plan_at_other_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
     monkeypatch.setattr(results, "sweep", lambda plan, place: swept.append(plan))
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    plan, found, source = results.plan_and_records("knobs_position", True, **presets.KNOBS["smoke"])
+    plan, found, source = results.recorded("knobs_position", True, **presets.KNOBS["smoke"])
     assert swept == [plan] and found == {} and source == "trained here" and plan.seeds == [0]
     assert all(
         (point["size"], point["train_size"], point["epochs"]) == (32, 32, 1) for cell in plan.cells for point in cell.points
@@ -303,7 +303,7 @@ def test_retraining_sweeps_the_plan_at_other_sizes(tmp_path, monkeypatch):
     assert sum(cell.rate_of == "gamma 4, K 3" for cell in plan.cells) == 15
     found = made_up(plan, rising)
     assert is_complete(plan, found) and len(found) == 15 + 10 * 3
-    plan, found, source = results.plan_and_records("knobs_position")
+    plan, found, source = results.recorded("knobs_position")
     assert source == "recorded" and found == {} and len(swept) == 1, "without retraining nothing is trained"
 
 

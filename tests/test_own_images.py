@@ -106,17 +106,19 @@ def finished(name: str) -> list[dict]:
     return [*found.values()]
 
 
-def test_records_are_read_or_asked_for_and_nothing_is_trained(tmp_path, monkeypatch, capsys):
+def test_records_are_read_or_asked_for_and_nothing_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(results, "sweep", lambda *arguments: pytest.fail("nothing is trained"))
-    assert results.complete_records("learning_curve") is None
-    assert "not run yet: python -m minica sweep configs/learning_curve.toml --out" in capsys.readouterr().out
+    assert results.recorded("learning_curve").missing.startswith(
+        "not run yet: python -m minica sweep configs/learning_curve.toml"
+    )
     records = finished("learning_curve")
     (tmp_path / "learning_curve.json").write_text(json.dumps(records[:-1]))
-    assert results.complete_records("learning_curve") is None
+    assert results.recorded("learning_curve").missing
     (tmp_path / "learning_curve.json").write_text(json.dumps(records))
-    curves = own_images.curves_by_labels(results.complete_records("learning_curve"))
+    assert not results.recorded("learning_curve").missing
+    curves = own_images.curves_by_labels(results.recorded("learning_curve"))
     assert list(curves) == list(own_images.METHODS)
     assert all([len(values) for values in points.values()] == [5] * 6 for points in curves.values())
     assert list(curves["Linear probe"]) == [50, 100, 200, 500, 1000, 1968]

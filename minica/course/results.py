@@ -14,13 +14,27 @@ from ..experiments.sweeps import sweep
 
 
 class Results(NamedTuple):
-    finals: list[tuple[Cell, list[dict]]]  # every cell of the plan with its final runs, one a seed
+    """The records of a config: all of them, some, or none yet."""
+
+    plan: Plan
     found: dict[str, dict]  # all records there are, by key
     source: str  # "recorded" or "trained here"
+
+    @property
+    def finals(self) -> list[tuple[Cell, list[dict]]]:
+        """Every cell of the plan with its final runs, one a seed."""
+        return [(cell, final_records(cell, self.found, self.plan)) for cell in self.plan.cells]
 
     def by_method(self) -> dict[str, list[dict]]:
         """Final runs by what the config calls their method; of a config with one task and one backbone."""
         return {cell.method: runs for cell, runs in self.finals}
+
+    @property
+    def missing(self) -> str:
+        """How to make the records, if final runs are missing; else nothing."""
+        name = self.plan.name
+        command = f"python -m minica sweep configs/{name}.toml --out minica/results/{name}.json"
+        return "" if is_complete(self.plan, self.found) else f"not run yet: {command}"
 
 
 def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes) -> Plan:
@@ -44,17 +58,21 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
     return replace(plan, seeds=plan.seeds[:seeds], tuning_seeds=plan.tuning_seeds[:seeds], cells=shown)
 
 
-def plan_and_records(name: str, retrain: bool = False, **sizes) -> tuple[Plan, dict[str, dict], str]:
-    """A config's plan, the records there are of it, complete or not, and their source.
+def recorded(name: str, retrain: bool = False, **sizes) -> Results:
+    """The committed records of ``configs/<name>.toml``, complete or not: for sweeps that take an hour or more.
 
-    With ``retrain`` a sweep comes first, at ``sizes`` as in :func:`plan_at`, into a new folder below ``records``.
+    Args:
+        retrain: run the whole sweep here instead, at ``sizes`` as in :func:`plan_at`, into a new folder below ``records``.
     """
-    if not retrain:
-        plan = read_plan(CONFIGS / f"{name}.toml", rehearse=False)
-        return plan, read_records(RESULTS / f"{name}.json"), "recorded"
-    plan, place = plan_at(name, **sizes), Path("records") / time.strftime("%Y%m%d-%H%M%S") / name
-    sweep(plan, place)
-    return plan, read_records(place), "trained here"
+    if retrain:
+        plan, place = plan_at(name, **sizes) if sizes else read_plan(CONFIGS / f"{name}.toml"), _new_place(name)
+        sweep(plan, place)
+        return Results(plan, read_records(place), "trained here")
+    return Results(read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json"), "recorded")
+
+
+def _new_place(name: str) -> Path:
+    return Path("records") / time.strftime("%Y%m%d-%H%M%S") / name
 
 
 def records_or_runs(plan: Plan, retrain: bool = False) -> Results:
@@ -67,36 +85,10 @@ def records_or_runs(plan: Plan, retrain: bool = False) -> Results:
     """
     found, source = read_records(RESULTS / f"{plan.name}.json"), "recorded"
     if retrain or not is_complete(plan, found):
-        place = Path("records") / (time.strftime("%Y%m%d-%H%M%S") if retrain else "") / plan.name
+        place = _new_place(plan.name) if retrain else Path("records") / plan.name
         sweep(plan, place)
         found, source = read_records(place), "trained here"
         if not is_complete(plan, found):
             errors = [record["error"] for record in found.values() if "error" in record]
             raise RuntimeError(f"{len(errors)} runs in {place} failed, the first with {errors[0]}")
-    return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, source)
-
-
-def recorded(name: str, retrain: bool = False) -> Results:
-    """The final runs of ``configs/<name>.toml`` among the committed records: all of them, some or none yet.
-
-    Args:
-        retrain: run the whole sweep here instead, see :func:`records_or_runs`.
-    """
-    plan = read_plan(CONFIGS / f"{name}.toml")
-    if retrain:
-        return records_or_runs(plan, retrain=True)
-    found = read_records(RESULTS / f"{name}.json")
-    return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, "recorded")
-
-
-def complete_records(name: str) -> Results | None:
-    """The committed final runs of ``configs/<name>.toml``; None, saying how to make them, if some are missing.
-
-    Nothing is trained: for records that take an hour or more.
-    """
-    plan = read_plan(CONFIGS / f"{name}.toml")
-    found = read_records(RESULTS / f"{name}.json")
-    if is_complete(plan, found):
-        return Results([(cell, final_records(cell, found, plan)) for cell in plan.cells], found, "recorded")
-    print(f"not run yet: python -m minica sweep configs/{name}.toml --out minica/results/{name}.json")
-    return None
+    return Results(plan, found, source)
