@@ -1,4 +1,14 @@
-"""Conv-Adapter: parameter-efficient transfer learning for ConvNets."""
+"""Conv-Adapter: parameter-efficient transfer learning for ConvNets.
+
+    model = minica.create_backbone("tf_efficientnet_lite0", num_classes=2)  # or any network of timm
+    minica.adapt(model, scheme="residual_parallel", compression=2)  # frozen, adapted, in place
+    task = minica.data.load("solar-cells", size=96, **minica.normalization(model))
+    minica.fit(model, task.train, task.val, epochs=6, lr=1e-2)
+    print(minica.evaluate(model, task.test)["accuracy"])
+    minica.save_adapter(model, "my-adapter")
+
+Each function's docstring has its arguments; the README has the map.
+"""
 
 from . import data
 from .adapter import ConvAdapter

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the r
 
 from benchmarks import dense, families, gpu
 from benchmarks.__main__ import main
-from benchmarks.measure import FULL, measure, median_interval, ratio, summary, table
+from benchmarks.measure import FULL, measure, median_interval, ratio, table
 from benchmarks.methods import METHODS, PEFT
 from minica.experiments import RESULTS, read_records
 
@@ -139,8 +139,6 @@ def test_the_families_that_are_recorded():
     assert all(record["methods"].keys() == METHODS.keys() for record in found)
     for name, each in (("families", found), ("families_steps", timed)):
         assert not each or (RESULTS / f"{name}.md").read_text(encoding="utf-8") == table(each)
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"<!-- table: families -->\n{families.summary(found, timed)}\n<!-- end -->" in readme
 
 
 def test_the_committed_table_is_of_the_committed_records():
@@ -150,16 +148,9 @@ def test_the_committed_table_is_of_the_committed_records():
         assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == table(found)
 
 
-def test_the_readme_shows_the_records():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"<!-- table: benchmark -->\n{summary(records('benchmark'))}\n<!-- end -->" in readme
-
-
 def test_what_detectors_keep():
     found = records("dense_memory")
     assert (RESULTS / "dense_memory.md").read_text(encoding="utf-8") == dense.table(found)
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"<!-- table: dense_memory -->\n{dense.summary(found)}\n<!-- end -->" in readme
     for record in found:
         kept = {name: entry["backbone"] for name, entry in record["methods"].items()}
         assert kept["Frozen backbone"] == 0 and kept["Conv-Adapter, lean"] <= kept["Conv-Adapter"]

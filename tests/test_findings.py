@@ -1,15 +1,12 @@
 """The table of findings: each is judged by its records, in every direction, and says so where there are none."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from minica.experiments import CONFIGS, read_plan
 from minica.experiments import findings as F
 from minica.experiments.plans import final_records, pending
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def made_up(name, accuracy):
@@ -132,8 +129,3 @@ def test_the_papers_numbers_by_hand():
         "-1.8 ConvNeXt-S",
     ):
         assert any(part in shown for shown in paper), part
-
-
-def test_the_readme_shows_them():
-    (shown,) = re.findall(r"<!-- table: findings -->\n(.*?)\n<!-- end -->", README, re.S)
-    assert shown == F.findings_table(F.findings())

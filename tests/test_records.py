@@ -2,7 +2,6 @@
 
 import functools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,7 @@ from minica.adapter_files import ADAPTERS
 from minica.course import presets
 from minica.course.results import plan_at, records_or_runs
 from minica.experiments import CONFIGS, RECORDED, RESULTS, collapse, final_records, read_plan, read_records
-from minica.experiments.plans import at_edge, chosen, pending
-from minica.experiments.tables import grid_table, methods_table, sweep_table
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from minica.experiments.plans import chosen, pending
 
 
 @functools.cache
@@ -113,25 +109,9 @@ def test_the_schemes_have_about_equal_size():
     assert min(sizes) > 0.8 * max(sizes)
 
 
-def test_the_readme_shows_the_records():
-    (shown,) = re.findall(r"<!-- table: quickstart -->\n(.*?)\n<!-- end -->", README, re.S)
-    plan, found = swept("quickstart")
-    edge = [cell.method for cell in plan.cells if at_edge(cell, found, plan)]
-    assert shown == methods_table({cell.method: finals("quickstart", cell.method) for cell in plan.cells}, edge)
-
-
-def test_the_readme_shows_the_trials_of_collapse():
-    (shown,) = re.findall(r"<!-- table: collapse -->\n(.*?)\n<!-- end -->", README, re.S)
-    found = read_records(RESULTS / "collapse.json")
-    assert shown == collapse.summary(found)
-    cost = collapse.price(found)
+def test_the_price_of_the_default_warm_up():
+    cost = collapse.price(read_records(RESULTS / "collapse.json"))
     assert cost.low > -0.01, "the default warm-up costs less than a point where nothing collapses"
-
-
-@pytest.mark.parametrize("name", ["few_shot_solar_cells", "vtab_packaged", "solar_cells"])
-def test_the_readme_shows_the_sweeps(name):
-    (shown,) = re.findall(rf"<!-- table: {name} -->\n(.*?)\n<!-- end -->", README, re.S)
-    assert shown == (sweep_table if name == "solar_cells" else grid_table)(*swept(name))
 
 
 def test_the_shipped_adapter_is_the_recorded_one():

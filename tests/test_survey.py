@@ -97,8 +97,3 @@ def test_every_architecture_is_in_the_table():
         pytest.skip(f"the table is of timm {pinned}, this is {timm.__version__}")
     assert {row["architecture"] for row in ROWS} == set(timm.list_models())
     assert {row["family"] for row in ROWS} == {row["family"] for row in ROWS if row["architecture"] in EXPECTED}
-
-
-def test_the_readme_shows_the_table():
-    (shown,) = re.findall(r"<!-- table: survey -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.S)
-    assert shown == survey.overview(ROWS)

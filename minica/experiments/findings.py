@@ -89,8 +89,12 @@ def findings(sweep: Callable[[str], Sweep | None] = recorded) -> list[Finding]:
 
 
 def findings_table(found: list[Finding]) -> str:
-    """The findings as Markdown."""
-    return markdown(["finding", "the paper", "ours (95 % interval)", "on", "verdict"], found)
+    """The findings as Markdown; what a line has in common with the one above stands there alone."""
+    rows, above = [], ("", "")
+    for claim, paper, *rest in found:
+        rows.append(["" if claim == above[0] else claim, "" if (claim, paper) == above else paper, *rest])
+        above = claim, paper
+    return markdown(["finding", "the paper", "ours (95 % interval)", "on", "verdict"], rows)
 
 
 # ---------------------------------------------------------------- the paper's

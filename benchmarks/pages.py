@@ -1,0 +1,77 @@
+"""Writes the tables of README.md and of the pages in docs/ from the committed records: ``python -m benchmarks.pages``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; what is between them is written here and never by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from minica.atomic import write_atomically
+from minica.experiments import CONFIGS, RESULTS, collapse, final_records, read_plan, read_records, survey
+from minica.experiments.findings import findings, findings_table
+from minica.experiments.plans import at_edge
+from minica.experiments.tables import grid_table, methods_table, sweep_table
+
+from . import dense, families, measure
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(\n<!-- end -->)", re.S)
+
+
+def measured(name: str) -> list[dict]:
+    """The records of one benchmark."""
+    return list(read_records(RESULTS / f"{name}.json").values())
+
+
+def swept(name: str, table: Callable) -> str:
+    """The table of one config's records."""
+    return table(read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json"))
+
+
+def one_task(name: str) -> str:
+    """The methods of a config with one task, side by side."""
+    plan, found = read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json")
+    edge = [cell.method for cell in plan.cells if at_edge(cell, found, plan)]
+    return methods_table({cell.method: final_records(cell, found, plan) for cell in plan.cells}, edge)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "findings": lambda: findings_table(findings()),
+    "quickstart": lambda: one_task("quickstart"),
+    "few_shot_solar_cells": lambda: swept("few_shot_solar_cells", grid_table),
+    "vtab_packaged": lambda: swept("vtab_packaged", grid_table),
+    "solar_cells": lambda: swept("solar_cells", sweep_table),
+    "collapse": lambda: collapse.summary(read_records(RESULTS / "collapse.json")),
+    "survey": lambda: survey.overview(json.loads((RESULTS / "survey.json").read_text(encoding="utf-8"))),
+    "benchmark": lambda: measure.summary(measured("benchmark")),
+    "families": lambda: families.summary(measured("families"), measured("families_steps")),
+    "dense_memory": lambda: dense.summary(measured("dense_memory")),
+}
+
+
+def pages() -> list[Path]:
+    """The pages that have tables."""
+    return [
+        path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if BLOCK.search(path.read_text("utf-8"))
+    ]
+
+
+def filled(text: str) -> str:
+    """A page with every table as the records have it.
+
+    Raises:
+        KeyError: for a table that nothing here makes.
+    """
+    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[4], text)
+
+
+if __name__ == "__main__":
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        if (after := filled(before)) != before:
+            write_atomically(page, after.encode())
+            print(f"written: {page.relative_to(ROOT)}")
