@@ -11,7 +11,9 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from IPython.core.formatters import DisplayFormatter
+from nbconvert import HTMLExporter
 from torch import nn
 
 from minica.__main__ import main
@@ -400,9 +402,12 @@ def test_exercises_have_a_hint_a_stub_and_a_folded_solution(path):
         ("code", ["exercise"]),
         ("code", ["solution"]),
     ]
-    for task, _, solution in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
-        assert "<details><summary>Hint</summary>\n\n" in task.source and task.source.endswith("\n\n</details>")
-        assert solution.metadata.jupyter.source_hidden is True
+    assert all(solution.metadata.jupyter.source_hidden is True for solution in cells[2::3])
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(nbformat.v4.new_notebook(cells=cells[::3]))
+    hints = BeautifulSoup(page, "html.parser").find_all("details")
+    for task, hint in zip(cells[::3], hints, strict=True):
+        assert hint.summary.text == "Hint" and len(hint.p.text.split()) > 5, "what is in the hint is folded with it"
+        assert task.source.endswith("</details>") and "`" not in hint.text
 
 
 @each
