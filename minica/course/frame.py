@@ -56,7 +56,7 @@ def repository_url(root: Path = NOTEBOOKS.parent) -> str:
     """
     url = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
-        raise ValueError(f"{url} in pyproject.toml's [project.urls] is not https://github.com/OWNER/NAME; Colab opens no other.")
+        raise ValueError(f"{url}, in pyproject.toml, is not https://github.com/OWNER/NAME; Colab opens no other.")
     return url
 
 
