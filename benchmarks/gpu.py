@@ -8,7 +8,6 @@ done, with the name of the card, so that a second call goes on where the first o
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,33 +16,24 @@ from pathlib import Path
 
 import torch
 
-from minica.experiments import CONFIGS, add_record, markdown, read_plan, read_records, trial_key
-from minica.experiments.paper import table as paper_table
+from minica.experiments import CONFIGS, add_record, read_plan, read_records, trial_key
 from minica.experiments.plans import Plan, pending
 from minica.experiments.sweeps import locked, trial
 from minica.experiments.tables import sweep_table
 
+from . import table_10
 from .families import AIMS
-from .measure import BACKBONES, FULL, describe, measure, median_interval, ratios, table
-from .methods import PEFT
+from .measure import BACKBONES, describe, measure, table
 
 OUT = Path("build/gpu")
 MINUTES = 25
-# Its two backbones, without their weights, and its names of the schemes.  It has compression 1: its GFLOPs are those.
-TABLE_10 = {"resnetv2_50x1_bit": "ResNet50-BiT", "convnext_base": "ConvNeXt-B"}
-SCHEMES = {
-    "conv_parallel": "Conv. Par.",
-    "conv_sequential": "Conv. Seq.",
-    "residual_parallel": "Res. Par.",
-    "residual_sequential": "Res. Seq.",
-}
 # What a preset changes: the central table's config and runs, and the cells that are measured.
 PRESETS = {
     "gpu": dict(
         config="signs",
         run=dict(size=128),
         seeds=5,
-        backbones=TABLE_10,
+        backbones=table_10.BACKBONES,
         bf16=[*AIMS, *(name for name in BACKBONES if name not in AIMS)],
         batch=64,
         size=224,
@@ -74,15 +64,19 @@ def central_plan(preset: dict) -> Plan:
 
 def cost_cells(preset: dict, device: str) -> Iterator[tuple[str, dict]]:
     """What is measured after it, each with the name of the record that it belongs to."""
-    fixed = {key: preset[key] for key in ("batch", "size", "rounds")} | dict(layout="channels_last", device=device)
-    fixed["threads"] = torch.get_num_threads()
-    for backbone in preset["backbones"]:
-        for scheme in SCHEMES:
-            yield "table_10", dict(backbone=backbone, scheme=scheme, precision="float32", compression=1, **fixed)
+    fixed = {key: preset[key] for key in ("batch", "size", "rounds")} | dict(threads=torch.get_num_threads(), device=device)
+    for cell in table_10.cells(preset["backbones"], **fixed):
+        yield "table_10", cell
     for backbone in preset["bf16"]:
         yield (
             "benchmark_bf16",
-            dict(backbone=backbone, scheme=BACKBONES.get(backbone, "conv_parallel"), precision="bf16", **fixed),
+            dict(
+                backbone=backbone,
+                scheme=BACKBONES.get(backbone, "conv_parallel"),
+                precision="bf16",
+                layout="channels_last",
+                **fixed,
+            ),
         )
 
 
@@ -107,32 +101,9 @@ def run(preset: dict, out: Path, left: Callable[[], float], device: str) -> bool
             return False
         add_record(place, measure(cell))
         print(f"{left():.1f} minutes left, measured {describe(cell)}, {cell['scheme']}", flush=True)
-    for name in ("table_10", "benchmark_bf16"):
-        print(table([*read_records(out / f"{name}.json").values()]))
-    print(beside_the_paper([*read_records(out / "table_10.json").values()]))
+    print(table([*read_records(out / "benchmark_bf16.json").values()]))
+    print(table_10.beside_the_paper([*read_records(out / "table_10.json").values()]))
     return done
-
-
-def beside_the_paper(records: list[dict]) -> str:
-    """Memory and time of a training step in parts of full fine-tuning's: the paper's Table 10, and each form of the adapter."""
-    classifiers = [row for row in paper_table(10) if row["task"] == "Image Classification"]
-    printed = {(row["backbone"], row["tuning"]): row for row in classifiers}
-    rows = []
-    for record in records:
-        config, full = record["config"], record["methods"][FULL]
-        name = TABLE_10.get(config["backbone"])
-        ours, theirs = printed.get((name, SCHEMES[config["scheme"]])), printed.get((name, "FT"))
-        if ours:
-            paper = [f"{ours[key] / theirs[key]:.3f}" for key in ("train_gb", "train_ms")]
-            rows.append([config["backbone"], config["scheme"], "the paper", *paper])
-        for method, entry in record["methods"].items():
-            if method in PEFT or "Adapter" not in method:
-                continue
-            peak = "-" if entry["peak_memory"] is None else f"{entry['peak_memory'] / full['peak_memory']:.3f}"
-            found = median_interval(values := ratios(record, method, "step"))
-            time_ = f"{found[0]:.3f} ({found[1]:.3f} to {found[2]:.3f})" if found else f"{statistics.median(values):.3f}"
-            rows.append([config["backbone"], config["scheme"], method, peak, time_])
-    return markdown(["backbone", "scheme", "form", "memory of full", "step of full (95 % interval)"], rows)
 
 
 def main(arguments: list[str] | None = None) -> int:

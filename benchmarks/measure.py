@@ -33,8 +33,8 @@ def measure(cell: dict) -> dict:
 
     Args:
         cell: ``backbone``, ``scheme``, ``precision``, ``layout``, ``batch``, ``size`` in pixels, ``rounds`` (0: only what is
-            counted, which is the same on every machine), ``threads``, ``device``; ``compression`` if it is not 4, and
-            ``inference=False`` if only training is timed.
+            counted, which is the same on every machine), ``threads``, ``device``; ``compression`` if it is not 4, ``methods``
+            if not all are measured, and ``inference=False`` if only training is timed.
 
     Returns:
         A record: ``config`` (the cell), where it ran, and of each of the ``methods`` either ``refused``, the kind and first
@@ -50,7 +50,7 @@ def measure(cell: dict) -> dict:
     images, labels = _batch(cell)
     found: dict[str, dict] = {}
     models = {}
-    for name in METHODS:
+    for name in cell.get("methods", METHODS):
         try:
             found[name], models[name] = _alone(name, cell, images, labels)
         except Exception as error:

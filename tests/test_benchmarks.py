@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
 
-from benchmarks import dense, families, gpu
+from benchmarks import dense, families, gpu, table_10
 from benchmarks.__main__ import main
 from benchmarks.measure import FULL, measure, median_interval, ratio, table
 from benchmarks.methods import METHODS, PEFT
@@ -187,9 +187,22 @@ def test_the_central_table_on_a_gpu():
 
 
 def test_forms_stand_beside_the_paper():
-    entry = {"step": [2.0] * 9, "peak_memory": 50, "activations": 1}
+    entry = {"step": [2.0] * 9, "inference": [3.0] * 9, "peak_memory": 50, "activations": 1}
     methods = {name: entry for name in METHODS} | {FULL: entry | {"peak_memory": 100, "step": [4.0] * 9}}
     record = {"config": {"backbone": "resnetv2_50x1_bit", "scheme": "conv_parallel"}, "methods": methods}
-    text = gpu.beside_the_paper([record])
-    assert "| the paper | 0.985 | 0.864 |" in text and "lean, approximate | 0.500 | 0.500 (0.500 to 0.500) |" in text
-    assert "peft" not in text
+    text = table_10.beside_the_paper([record])
+    # 1.21 of 1.40 ms, 0.48 of 0.43 ms, 7.35 of 7.46 GB
+    assert "| ResNet50-BiT | Conv. Par. | the paper | 4.34 | 0.86 | 1.12 | 0.99 |" in text
+    assert "| ours, lean | 4.34 | 0.50 (0.50 to 0.50) | 1.00 (1.00 to 1.00) | 0.50 |" in text and "peft" not in text
+
+
+def test_table_10_on_this_machine(tmp_path, capsys):
+    arguments = ["--backbones", "test_resnet", "--size", "32", "--rounds", "1", "--out", str(tmp_path)]
+    assert table_10.main(arguments) == 0
+    found = records("table_10", tmp_path)
+    assert [record["config"]["scheme"] for record in found] == list(table_10.SCHEMES)
+    assert all(record["methods"].keys() == {FULL, *table_10.FORMS} for record in found)
+    shown = capsys.readouterr().out
+    assert shown.count("| ours, lean | - |") == 4 and (tmp_path / "table_10.md").read_text() in shown
+    before = (tmp_path / "table_10.json").read_bytes()
+    assert table_10.main(arguments) == 0 and (tmp_path / "table_10.json").read_bytes() == before, "measured once"
