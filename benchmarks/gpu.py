@@ -32,6 +32,7 @@ PRESETS = {
     "gpu": dict(
         config="signs",
         run=dict(size=128),
+        tried=None,  # points of a cell: all
         seeds=5,
         backbones=table_10.BACKBONES,
         bf16=[*AIMS, *(name for name in BACKBONES if name not in AIMS)],
@@ -42,6 +43,7 @@ PRESETS = {
     "smoke": dict(
         config="packaged",
         run=dict(size=32, train_size=32, epochs=1, batch_size=16),
+        tried=1,
         seeds=1,
         backbones=("test_resnet",),
         bf16=("test_resnet",),
@@ -56,7 +58,11 @@ def central_plan(preset: dict) -> Plan:
     """The plan of the central table, at the preset's size."""
     plan = read_plan(CONFIGS / f"{preset['config']}.toml")
     cells = [
-        replace(cell, points=[point | preset["run"] for point in cell.points], seeds=cell.seeds[: preset["seeds"]])
+        replace(
+            cell,
+            points=[point | preset["run"] for point in cell.points[: preset["tried"]]],
+            seeds=cell.seeds[: preset["seeds"]],
+        )
         for cell in plan.cells
     ]
     return replace(plan, cells=cells)
