@@ -20,8 +20,8 @@ from filelock import FileLock
 
 from minica import data, experiments
 from minica.data.scenes import draw_scenes
-from minica.experiments import KNOBS, known_jobs, load_task, read_plan, sweep
-from minica.experiments.plans import at_edge, chosen, final_jobs, is_complete, known_points, pending
+from minica.experiments import KNOBS, known_jobs, load_task, read_plan, runs, sweep
+from minica.experiments.plans import at_edge, chosen, final_jobs, final_records, is_complete, known_points, pending
 from minica.experiments.tables import grid_table, sweep_table
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -663,3 +663,38 @@ def test_no_config_and_a_strange_record(tmp_path):
     (tmp_path / "mine.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"mine\.json is not the record of a trial"):
         sweep(tmp_path / "two.toml", tmp_path)
+
+
+def test_final_runs_are_repeated_and_count_with_their_mean(tmp_path, monkeypatch):
+    """Two seeds, three runs each; a seed counts when all of its runs are there."""
+    text = (
+        TWO_TASKS.replace("[32, 5000]", "32").replace("[1e-2, 1e37]", "[1e-2, 1e-3]").replace("seeds = [1]", "seeds = [1, 2]")
+    )
+    text = text.replace('{ method = "linear" }', '{ method = "linear", repeats = 3 }')
+    (tmp_path / "often.toml").write_text(text)
+    plan, found = read_plan(tmp_path / "often.toml", rehearse=False), {}
+    (cell,) = plan.cells
+    while todo := pending(plan, found):
+        for key, job in todo.items():
+            accuracy = 0.5 + 0.1 * job["config"].get("repeat", 0) + 0.01 * job["config"]["seed"]
+            scores = {"accuracy": accuracy, "n": 10, "constant": False}
+            found[key] = job | {"trainable": 1, ("val" if job["config"]["phase"] == "tune" else "test"): scores}
+    drawn = [(job["config"]["seed"], job["config"].get("repeat")) for job in final_jobs(cell, found, plan)]
+    assert drawn == [(1, None), (1, 1), (1, 2), (2, None), (2, 1), (2, 2)] and is_complete(plan, found)
+    first, second = final_records(cell, found, plan)
+    assert (first["test"]["accuracy"], second["test"]["accuracy"]) == pytest.approx((0.61, 0.62))
+    assert [score["accuracy"] for score in first["repeats"]] == pytest.approx([0.51, 0.61, 0.71]) and first["test"]["n"] == 10
+    found.popitem()
+    assert len(final_records(cell, found, plan)) == 1 and not is_complete(plan, found)
+    (tmp_path / "never.toml").write_text(text.replace("repeats = 3", "repeats = 0"))
+    with pytest.raises(ValueError, match=r"repeats in \[methods.LP\] must be a whole number from 1, got 0"):
+        read_plan(tmp_path / "never.toml", rehearse=False)
+
+
+def test_a_repeated_run_starts_from_other_weights(monkeypatch):
+    config = dict(data="shapes", task="position", size=32, train_size=16, backbone="tf_efficientnet_lite0", method="linear")
+    config |= dict(options={}, seed=3)
+    (once, task), (again, same), (other, _) = (runs.prepare(config | extra) for extra in ({}, {}, {"repeat": 1}))
+    assert torch.equal(once.classifier.weight, again.classifier.weight)
+    assert not torch.equal(once.classifier.weight, other.classifier.weight)
+    assert torch.equal(task.train.images, same.train.images)

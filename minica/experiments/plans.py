@@ -34,6 +34,7 @@ NUMBERS = {  # key -> type, least value
     "workers": (int, 0),
     "finalists": (int, 1),
     "seeds": (int, 0),
+    "repeats": (int, 1),
     "tuning_seeds": (int, 0),
     "lr": (float, 0),
     "weight_decay": (float, 0),
@@ -42,6 +43,7 @@ GRID = ("lr", "weight_decay")  # of which all pairs are tried
 LISTED = (*GRID, "seeds", "tuning_seeds")
 SWITCHES = ("cache", "wrong", "weight_cka", "phases", "control", "resplit", "widen")
 NORMALIZATIONS = ("backbone", "imagenet")
+OF_RUNS = ("seeds", "repeats", "then", "rate_of")  # of a method: which runs it has; all else are its options
 SIZES = ("size", "epochs", "batch_size")  # of every run, as
 SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
@@ -62,6 +64,7 @@ class Cell:
     then: dict[str, list] = field(default_factory=dict)  # key -> values that are tried after that, at the best point so far
     rate_of: str | None = None  # the method whose chosen rate and decay this one has; its own points only say what they may be
     final: dict = field(default_factory=dict)  # what a final run has in the place of the entries that its task tunes with
+    repeats: int = 1  # how often a final run of each seed is made, from other initial weights
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ def read_plan(path: str | os.PathLike, rehearse: bool = True) -> Plan:
     A method may have its own ``seeds``, ``lr`` or ``weight_decay``, but not fewer or more pairs of the two than the others,
     unless it says ``control = true``: not tuned, and compared with at a rate that it is given.  With ``rate_of`` = another
     method it has the rate and the decay that were chosen for that one.
+
+    With ``repeats = n`` the final run of each of a method's seeds is made n times, from other initial weights, and counts with
+    its mean scores: for methods whose result on few images says little if it is made once.
 
     With ``widen = true`` a rate beyond the edge is tried once if the best one lies there, as far off as the next one inside.
     ``then = { weight_decay = [0.0], ... }`` tries each of these values after that, key after key, at the best point so far; a
@@ -177,6 +183,7 @@ def _methods(path: Path, config: dict) -> dict[str, dict]:
             _check_numbers(path, f"{key} in [methods.{name}]", value)
         found[name] = {key: value for key, value in method.items() if key not in ("control", "then")}
         found[name] |= {key: _list(value) for key, value in own.items()}
+        _check_numbers(path, f"repeats in [methods.{name}]", method.get("repeats", 1))
         found[name]["then"] = _then(path, "", config) | _then(path, f" in [methods.{name}]", method)
         if method.get("control", False) or "rate_of" in method:
             found[name]["then"] = {}
@@ -202,7 +209,7 @@ def _then(path: Path, where: str, table: dict) -> dict[str, list]:
     then = table.get("then", {})
     if not isinstance(then, dict) or not all(isinstance(values, list) and values for values in then.values()):
         raise ValueError(f"{path}: then{where} must be lists by key, such as {{ weight_decay = [0.0] }}, got {then!r}.")
-    if wrong := [key for key in then if (key in GRID) == bool(where) or key in ("method", "seeds")]:
+    if wrong := [key for key in then if (key in GRID) == bool(where) or key in ("method", "seeds", "repeats")]:
         remedy = "give it to all methods alike" if where else "give options to the method that has them"
         raise ValueError(f"{path}: then{where} has {wrong[0]!r}; {remedy}.")
     for key in then if not where else ():
@@ -227,6 +234,7 @@ def _check_tuned(path: Path, task: dict, phases: bool) -> None:
 
 def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen: bool) -> Cell:
     seeds, then, rate_of, points = method.pop("seeds"), method.pop("then"), method.pop("rate_of", None), []
+    repeats = method.pop("repeats", 1)
     own = {key: value for key, value in task.items() if key != "tuned"}
     tried = own | task.get("tuned", {})
     fixed = {key: value for key, value in fixed.items() if key not in own}
@@ -240,7 +248,7 @@ def _cell(task: dict, backbone: str, name: str, method: dict, fixed: dict, widen
     grid |= {key: [*grid.get(key, ()), *values] for key, values in then.items()}
     final = {key: own[key] for key in task.get("tuned", ())}
     widen = widen and len(points) > 1 and not rate_of
-    return Cell(label, backbone, name, grid, points, seeds, widen, then, rate_of, final)
+    return Cell(label, backbone, name, grid, points, seeds, widen, then, rate_of, final, repeats)
 
 
 def _list(value) -> list:
@@ -283,9 +291,7 @@ def _rehearse(path: Path, backbones: list[str], methods: dict[str, dict], size: 
     are spent, and before any weights are there."""
     for backbone in backbones:
         for name, method in methods.items():
-            points = [
-                *_combinations({key: value for key, value in method.items() if key not in (*GRID, "seeds", "then", "rate_of")})
-            ]
+            points = [*_combinations({key: value for key, value in method.items() if key not in (*GRID, *OF_RUNS)})]
             points += [
                 points[0] | {key: value} for key, values in method["then"].items() if key not in GRID for value in values
             ]
@@ -384,16 +390,17 @@ def at_edge(cell: Cell, found: dict[str, dict], plan: Plan) -> bool:
 
 
 def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
-    """The last runs of a cell, one a seed, each with how it was chosen; none before that is settled."""
+    """The last runs of a cell, one a seed and repeat, each with how it was chosen; none before that is settled."""
     best = chosen(cell, found, plan)
     if best is None:
         return []
+    drawn = [{"seed": seed} | ({"repeat": n} if n else {}) for seed in cell.seeds for n in range(cell.repeats)]
     if not plan.phases:
-        return [{"config": best[0] | {"seed": seed}} for seed in cell.seeds]
+        return [{"config": best[0] | own} for own in drawn]
     tried = {"grid": cell.grid, "tried": len(known_points(cell, found, plan)), "seeds": plan.tuning_seeds}
     selection = tried | {"metric": plan.metric, "val": best[1]}
     settled = best[0] | cell.final | {"phase": "final"}
-    return [{"config": settled | {"seed": seed}, "selection": selection} for seed in cell.seeds]
+    return [{"config": settled | own, "selection": selection} for own in drawn]
 
 
 def known_jobs(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
@@ -409,9 +416,20 @@ def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
 
 
 def final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
-    """The final runs of a cell among the records that were found, one a seed."""
+    """The final runs of a cell among the records that were found, one a seed; of repeated runs the first with their means."""
     records = [found.get(trial_key(job["config"])) for job in final_jobs(cell, found, plan)]
-    return [record for record in records if record is not None and "error" not in record]
+    whole = [record for record in records if record is not None and "error" not in record]
+    if cell.repeats == 1:
+        return whole
+    by_seed = [[record for record in whole if record["config"]["seed"] == seed] for seed in cell.seeds]
+    return [_mean_of(runs) for runs in by_seed if len(runs) == cell.repeats]
+
+
+def _mean_of(runs: list[dict]) -> dict:
+    """The record of the first of several runs with the mean of all as its test scores, and each one's as ``repeats``."""
+    scores = [run["test"] for run in runs]
+    means = {key: statistics.mean(score[key] for score in scores) for key, value in scores[0].items() if type(value) is float}
+    return runs[0] | {"test": scores[0] | means, "repeats": scores}
 
 
 def is_complete(plan: Plan, found: dict[str, dict]) -> bool:

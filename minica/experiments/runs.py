@@ -77,7 +77,8 @@ def _drawn(images: data.ImageDataset, labels: int, seed: int) -> data.ImageDatas
 def prepare(config: dict) -> tuple[torch.nn.Module, data.Task | data.DenseTask]:
     """The tuned model and the task of one configuration, seeded, ready for :func:`minica.fit`."""
     task = load_task(config)
-    torch.manual_seed(config["seed"])  # the new head's and the adapters' initial weights
+    # The new head's and the adapters' initial weights; a repeated run has others, on the same data.
+    torch.manual_seed(config["seed"] + 1_000_003 * config.get("repeat", 0))
     build = tuned_network if "network" in config else tuned_classifier
     return build(config, len(task.classes)), task
 
@@ -242,4 +243,5 @@ def describe(config: dict) -> str:
     network = [config["network"]["name"]] if "network" in config else []
     task = " ".join([config["data"], *network, *(f"{key}={config[key]}" for key in LOADING[1:] if config.get(key) is not None)])
     what = f"{task} {config['backbone']} {config['method']}({options})"
-    return f"{what} lr={config['lr']:g} wd={config['weight_decay']:g} seed={config['seed']}"
+    repeat = f" repeat={config['repeat']}" if "repeat" in config else ""
+    return f"{what} lr={config['lr']:g} wd={config['weight_decay']:g} seed={config['seed']}{repeat}"
