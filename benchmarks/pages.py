@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from minica.atomic import write_atomically
@@ -45,6 +46,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "few_shot_solar_cells": lambda: swept("few_shot_solar_cells", grid_table),
     "vtab_packaged": lambda: swept("vtab_packaged", grid_table),
     "solar_cells": lambda: swept("solar_cells", sweep_table),
+    **{name: partial(swept, name, sweep_table) for name in ("signs", "clothing", "position_trunk", "few_shot_signs")},
     "collapse": lambda: collapse.summary(read_records(RESULTS / "collapse.json")),
     "survey": lambda: survey.overview(json.loads((RESULTS / "survey.json").read_text(encoding="utf-8"))),
     "benchmark": lambda: measure.summary(measured("benchmark")),
