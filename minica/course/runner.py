@@ -51,7 +51,7 @@ PAGE = """
 {%- extends 'lab/index.html.j2' -%}
 {%- block input -%}
 {%- if 'solution' in cell.metadata.get('tags', []) -%}
-<details><summary>Solution</summary>{{ super() }}</details>
+<details><summary style="font-family: var(--jp-content-font-family)">Solution</summary>{{ super() }}</details>
 {%- else -%}
 {{ super() }}
 {%- endif -%}
