@@ -14,6 +14,7 @@ import time
 import nbformat
 import pytest
 import zmq.asyncio
+from bs4 import BeautifulSoup
 from jupyter_client.session import Session
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from publishing import MAX_BYTES, unpublishable
@@ -57,6 +58,7 @@ def good(tmp_path_factory):
         ("print(PRESET, RETRAIN)\nballast = bytearray(300_000_000)", "headline"),
         ("[sys.executable, os.getcwd(), importlib.util.find_spec('minica').origin]", "where"),
         ("print('method  accuracy')\nprint('linear  84.2')", "result-table"),
+        ("6 * 7  # solved", "solution"),
     )
     kernel = root / "elsewhere" / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
@@ -92,6 +94,8 @@ def test_the_kernel_is_this_interpreter_in_the_output_folder(good):
 def test_the_page_is_the_executed_notebook(good):
     page = (good[2] / "00_good.html").read_text(encoding="utf-8")
     assert "<title>00_good</title>" in page and "linear  84.2" in page
+    (folded,) = BeautifulSoup(page, "html.parser").find_all("details")
+    assert folded.summary.text == "Solution" and "# solved" in folded.text and "42" not in folded.text
 
 
 @pytest.fixture(scope="module")

@@ -128,8 +128,7 @@ def check(name: str, answer: Any, *given: Any) -> Verdict:
             elif exercise.cases is None:
                 expected = exercise.expected(*given)
                 problem = difference(answer, expected, exercise.tolerance)
-                shown = f"all {len(expected)} entries" if isinstance(expected, Mapping) else _shown(expected)
-                done = f"passed ({name}): {shown}"
+                done = f"passed ({name}): as expected"  # not what: a solution's source is folded, and its output is not
             else:
                 cases = exercise.cases()
                 problem = _try_cases(answer, cases, exercise)

@@ -46,6 +46,18 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 # EfficientNet-Lite0 took 1.0 s instead of 1.6 to 3.9 s when they wait passively.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 
+# Of a page, which cannot be run, a solution opens by a click; JupyterLab folds it by the cell's own metadata.
+PAGE = """
+{%- extends 'lab/index.html.j2' -%}
+{%- block input -%}
+{%- if 'solution' in cell.metadata.get('tags', []) -%}
+<details><summary style="font-family: var(--jp-content-font-family)">Solution</summary>{{ super() }}</details>
+{%- else -%}
+{{ super() }}
+{%- endif -%}
+{%- endblock input -%}
+"""
+
 
 @dataclass
 class Run:
@@ -246,7 +258,7 @@ def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: b
         notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
         nbformat.write(notebook, executed)
         resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-        body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
+        body, _ = HTMLExporter(embed_images=True, raw_template=PAGE).from_notebook_node(notebook, resources)
         page.write_text(body, encoding="utf-8")
         result.notebook, result.page = executed, page
         saved = sorted(out.rglob("adapter_model.safetensors"))

@@ -34,6 +34,6 @@ def for_students(notebook: NotebookNode) -> NotebookNode:
             cell.outputs, cell.execution_count = [], None
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
-    for key in ("papermill", "widgets"):  # the saved state of sliders is an output as well
+    for key in ("papermill", "widgets", "minica"):  # sliders' saved state is an output as well, and so is what was measured
         notebook.metadata.pop(key, None)
     return notebook
