@@ -70,7 +70,7 @@ function recorded(network, scheme, gamma, kernel) {
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const percent = (value) => `${(100 * value).toFixed(1)}\u00a0%`;
 
 /** Mean and range of the runs that learned; those that did not are counted beside them. */
 function outcome(group) {
@@ -89,8 +89,8 @@ function outcome(group) {
 
 const byId = (id) => document.getElementById(id);
 const number = (value) => value.toLocaleString("en-US");
-const share = (value) => `${Number((100 * value).toPrecision(3))} %`;
-const kernelText = (kernel) => `${kernel} × ${kernel}`;
+const share = (value) => `${Number((100 * value).toPrecision(3))}\u00a0%`;
+const kernelText = (kernel) => `${kernel}\u00a0×\u00a0${kernel}`;
 
 function rounded(value) {
   for (const [unit, name] of [[1e9, "billion"], [1e6, "million"], [1e3, "thousand"]]) {
@@ -153,17 +153,17 @@ const LINE = "#767676", PALE = "#ececec", BAND = "#bdbdbd", ADAPTER = "#d55e00",
 // ---------------------------------------------------------------- picture 1: the scheme
 
 const HOSTS = {
-  downsample: "down-sampling convolution between stages",
-  pool: "attention pool",
+  downsample: "a down-sampling convolution between stages",
+  pool: "the attention pool",
 };
 
 function drawScheme(network, scheme, adapter, gamma, widest) {
   const { width: bottle } = size(adapter, gamma);
-  const what = HOSTS[adapter.kind] ?? scheme.part;
-  const described = `The adapter reads the ${adapter.behind ? "output" : "input"} of the ${what}, ${adapter.reads} channels, ` +
+  const what = HOSTS[adapter.kind] ?? `the ${scheme.part}`;
+  const described = `The adapter reads the ${adapter.behind ? "output" : "input"} of ${what}, ${adapter.reads} channels, ` +
     `squeezes them to ${bottle} and adds ${adapter.adds} channels to the output.`;
-  const picture = new Picture(byId("scheme-drawing"), 268, described);
-  const W = picture.width, at = (part) => part * W, main = 92, low = 214;
+  const picture = new Picture(byId("scheme-drawing"), 286, described);
+  const W = picture.width, at = (part) => part * W, main = 92, low = 208;
   const band = (channels) => Math.max(1.5, 36 * channels / widest);
   const ribbon = (from, to, channels) => picture.add("rect", {
     x: at(from), y: main - band(channels) / 2, width: at(to - from), height: band(channels), fill: BAND,
@@ -197,14 +197,14 @@ function drawScheme(network, scheme, adapter, gamma, widest) {
     picture.box(at(0.44), main, at(0.2), 58, "#d4d4d4", kernel);
     picture.box(at(0.73), main, at(0.14), 44, PALE, network.after);
     picture.sum(at(0.84), main, LINE);
-    for (const [x, channels] of [[0.02, block[2]], [network.before ? 0.305 : 0.24, unit[2]], [0.6, unit[3]], [0.965, block[3]]]) {
-      picture.text(Math.min(Math.max(at(x), 14), W - 16), main - 26, `${channels}`);
-    }
+    const labels = [[network.before ? 0.1 : 0.2, block[2]], ...(network.before ? [[0.305, unit[2]]] : []), [0.6, unit[3]]];
+    for (const [x, channels] of labels) picture.text(at(x), main - 26, channels, { class: "halo" });
+    picture.text(W - 2, main - 26, block[3], { class: "halo", "text-anchor": "end" });
     const [begin, end, top] = scheme.part === "unit" ? [0.315, 0.565, 44] : [0.03, 0.875, 40];
     picture.add("rect", {
       x: at(begin), y: top, width: at(end - begin), height: 136 - top, fill: "none", stroke: LINE, "stroke-dasharray": "3 3",
     });
-    picture.text(at(begin) + 3, 149, scheme.part, { class: "quiet", "text-anchor": "start" });
+    picture.text(at(end) - 8, 150, scheme.part, { class: "quiet", "text-anchor": "end" });
     if (scheme.part === "unit") [read, write] = adapter.behind ? [0.565, 0.625] : [0.325, 0.6];
     else [read, write] = adapter.behind ? [0.9, 0.96] : [0.045, 0.93];
   }
@@ -223,7 +223,7 @@ function drawScheme(network, scheme, adapter, gamma, widest) {
   picture.add("polygon", { points: outline.map((point) => point.join()).join(" "), fill: TINT, stroke: ADAPTER, "stroke-width": 1.5 });
   picture.line(b, ADAPTER, 2.5);
   picture.text(from - 4, low + 48, `reads ${number(adapter.reads)}`, { class: "hot" });
-  picture.text(middle, low - 42, `w = ${number(bottle)}`, { class: "hot" });
+  picture.text(middle, low + 66, `bottleneck w = ${number(bottle)}`, { class: "hot" });
   picture.text(to + 4, low + 48, `adds ${number(adapter.adds)}`, { class: "hot" });
 }
 
@@ -258,7 +258,7 @@ function drawAdapter(adapter, gamma, widest) {
   picture.text((xs[1] + xs[2]) / 2, 18, "1 × 1,\nall to all", { class: "quiet" });
 
   // What one output pixel sees: K x K of 9 x 9 pixels.
-  const cell = 13, x0 = wide ? picture.width - 60 - 4.5 * cell : picture.width / 2 - 4.5 * cell, y0 = wide ? 60 : 240;
+  const cell = 13, x0 = wide ? picture.width - 74 - 4.5 * cell : picture.width / 2 - 4.5 * cell, y0 = wide ? 60 : 240;
   const start = 4 - Math.floor((adapter.kernel - 1) / 2);
   for (let i = 0; i < 81; i += 1) {
     const [row, column] = [Math.floor(i / 9), i % 9];
@@ -274,9 +274,9 @@ function adapterText(adapter, one, drawn) {
   const all = one.down + one.up + one.alpha;
   const kernels = adapter.kind === "pool" ? `${number(reads)} · ${number(one.width)}` : `${kernel}² · ${number(reads)}`;
   const groups = one.width / drawn;
-  return (adapter.kind === "pool" ? "" : `${number(one.width)} ${one.width === 1 ? "group" : "groups"}` +
-    `${groups > 1 ? ` (each wedge stands for ${number(groups)} of them)` : ""}; `) +
-    `stride ${adapter.stride}, on maps of ${adapter.height} × ${adapter.width}${adapter.kind === "pool" ? " tokens" : " pixels"}. ` +
+  const places = adapter.kind === "pool" ? `On ${adapter.height} tokens, without groups. ` : `${number(one.width)} ${one.width === 1 ? "group" : "groups"}` +
+    `${groups > 1 ? ` (each wedge stands for ${number(groups)} of them)` : ""}; stride ${adapter.stride}, on maps of ${adapter.height} × ${adapter.width} pixels. `;
+  return places +
     `Down ${kernels} + ${number(one.width)} = ${number(one.down)}, up ${number(one.width)} · ${number(adds)} + ${number(adds)} = ` +
     `${number(one.up)}, alpha ${number(one.alpha)}: ${number(all)} parameters and ${rounded(one.macs)} MACs in this adapter. ` +
     "Heights are in proportion to channels.";
@@ -323,12 +323,12 @@ function drawCurve(network, chosen, gamma, kernel) {
   const here = SCHEMES.map((scheme) => count(network, scheme, gamma, kernel).adapters);
   const described = `Parameters of all adapters at compression ${gamma}: ` + SCHEMES.map((scheme, i) => `${scheme.name} ${number(here[i])}`).join(", ");
   const picture = new Picture(byId("curve-drawing"), 280, described);
-  const [left, right, top, bottom] = [74, picture.width - 16, 14, 232];
+  const [left, right, top, bottom] = [92, picture.width - 16, 14, 232];
   const x = (i) => left + 10 + (right - left - 20) * i / (COMPRESSIONS.length - 1);
   const y = (value) => bottom - (bottom - top) * (Math.log10(value) - least) / (most - least);
   for (let power = least; power <= most; power += 1) {
     picture.line([[left, y(10 ** power)], [right, y(10 ** power)]], "#d9d9d9", 1);
-    picture.text(left - 6, y(10 ** power) + 4, number(10 ** power).replace(/,000,000$/, " million").replace(/,000,000,000$/, " billion"), { "text-anchor": "end", class: "quiet" });
+    picture.text(left - 6, y(10 ** power) + 4, number(10 ** power).replace(/,000,000,000$/, " billion").replace(/,000,000$/, " million"), { "text-anchor": "end", class: "quiet" });
   }
   const whole = Math.log10(network.parameters);
   if (whole < most) {
@@ -363,37 +363,60 @@ function drawCurve(network, chosen, gamma, kernel) {
 
 function showCosts(network, found) {
   const rows = [
-    ["Down-projections, K × K, with biases", number(found.down), "part"],
-    ["Up-projections, 1 × 1, with biases", number(found.up), "part"],
+    ["Down-projections, K\u00a0×\u00a0K, with biases", number(found.down), "part"],
+    ["Up-projections, 1\u00a0×\u00a01, with biases", number(found.up), "part"],
     ["Alpha, one factor a channel", number(found.alpha), "part"],
     ["Adapters together", number(found.adapters), "sum"],
     ["as a share of the backbone", share(found.adapters / network.parameters), "part"],
     [`Classifier of ${EXPLORER.classes} classes (trains as well)`, number(found.head)],
     ["All that trains", number(found.trainable), "sum"],
     ["Backbone, frozen", number(network.parameters)],
-    [`MACs of the adapters, one image of ${network.size[0]} × ${network.size[1]}`, number(found.macs)],
+    [`MACs of the adapters, one image of ${kernelText(network.size[0])}`, number(found.macs)],
     ["MACs of the backbone and its classifier", number(network.macs)],
     ["the adapters' as a share of it", share(found.macs / network.macs), "part"],
     ["Adapters see, through each other", found.field > network.size[0]
-      ? `${number(found.field)} pixels: more than the image's ${network.size[0]}` : `${number(found.field)} × ${number(found.field)} pixels`],
+      ? `${number(found.field)} pixels: more than the image's ${network.size[0]}` : `${kernelText(found.field)} pixels`],
   ];
   byId("costs").tBodies[0].replaceChildren(...rows.map(([name, value, kind]) =>
     element("tr", kind === "sum" ? { class: "sum" } : {}, element("th", kind === "part" ? { scope: "row", class: "part" } : { scope: "row" }, name), element("td", {}, value))));
 }
 
-const METHODS = { linear: "Linear probe (no adapters)", full: "Full fine-tuning" };
+const METHODS = {
+  conv_adapter: ["Conv-Adapter", "#d55e00"], linear: ["Linear probe (no adapters)", "#56b4e9"], full: ["Full fine-tuning", "#009e73"],
+};
+
+/** The runs of one method on a line from 0 to 100 %: a dot each, a stroke at their mean. */
+function strip(group, color) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 1000 14");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true"); // the text beside it says the same
+  const picture = Object.create(Picture.prototype, { svg: { value: svg } });
+  for (let tick = 0; tick <= 1000; tick += 250) picture.line([[tick, 0], [tick, 14]], "#c4c4c4", 1, { "vector-effect": "non-scaling-stroke" });
+  picture.line([[0, 7], [1000, 7]], LINE, 1, { "vector-effect": "non-scaling-stroke" });
+  const values = group.runs.map(([, value]) => 1000 * value);
+  for (const [fill, wide] of [["#444", 10.5], [color, 8]]) {
+    for (const x of values) picture.line([[x, 7], [x, 7.01]], fill, wide, { "vector-effect": "non-scaling-stroke", "stroke-linecap": "round" });
+  }
+  if (values.length) picture.line([[mean(values), 0], [mean(values), 14]], "#1b1b1b", 2, { "vector-effect": "non-scaling-stroke" });
+  return svg;
+}
 
 function recordCard(record) {
-  const metric = record.metric.replace("_", " ");
-  const seeds = record.runs.map(([seed, value]) => `seed ${seed}: ${percent(value)}`).join(", ");
-  const images = [...new Set(record.runs.map(([, , n]) => n))];
-  const start = record.init === "published" ? "published start" : "identity start";
-  const lines = [element("li", {}, `Test ${metric}: ${outcome(record)}`)];
-  if (record.runs.length) lines.push(element("li", {}, `${seeds}; ${images.length === 1 ? number(images[0]) : `${number(Math.min(...images))} to ${number(Math.max(...images))}`} test images`));
-  for (const other of record.beside) lines.push(element("li", {}, `${METHODS[other.method]}, the same task: ${outcome(other)}`));
-  lines.push(element("li", {}, `${record.classes} classes, ${number(record.trainable)} trained parameters with the classifier, pictures of ${record.size} pixels, ${record.epochs} epochs, learning rate ${record.lr}, ${start}`));
-  return element("article", { class: "record" }, element("h4", {}, record.task), element("ul", {}, ...lines),
-    element("p", {}, "Recorded in ", element("code", {}, `minica/results/${record.file}`), ` as “${record.method}”.`));
+  const metric = record.metric.replace("_", " "), images = record.runs.map(([, , n]) => n);
+  const [least, most] = [Math.min(...images), Math.max(...images)];
+  const rows = [{ ...record, method: "conv_adapter" }, ...record.beside].map((group) => {
+    const [name, color] = METHODS[group.method];
+    return element("li", {}, element("b", {}, name), `: ${outcome(group)}`, strip(group, color));
+  });
+  const seeds = record.runs.map(([seed, value, , low, high]) =>
+    `${seed}: ${percent(value)}${low === undefined ? "" : ` (${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)})`}`).join(", ");
+  const interval = record.runs.some((run) => run.length > 3) ? " (95\u00a0% interval over the test images)" : "";
+  return element("article", { class: "record" }, element("h4", {}, record.task),
+    element("p", {}, `Test ${metric}, each line from 0 to 100\u00a0%:`), element("ul", {}, ...rows),
+    element("p", { class: "small" }, record.runs.length ? `By seed${interval}: ${seeds}; on ${least === most ? number(least) : `${number(least)} to ${number(most)}`} test images. ` : "",
+      `${record.classes} classes, ${number(record.trainable)} trained parameters with the classifier, pictures of ${record.size} pixels, ${record.epochs} epochs, `,
+      `learning rate ${record.lr}, ${record.init} start. Recorded in `, element("code", {}, `minica/results/${record.file}`), ` as “${record.method}”.`));
 }
 
 const settingText = (record) =>
@@ -433,6 +456,12 @@ const SCHEME_TEXTS = {
   residual_sequential: "The adapter stands behind each residual block: it reads what the block gives and adds to it.",
 };
 
+function networkText(network) {
+  const size = `${rounded(network.parameters)} parameters, images of ${kernelText(network.size[0])} pixels`;
+  if (network.packaged) return `${size}. Its weights come with the course.`;
+  return `${size}. ${network.weights.length ? `In the paper: ${network.weights.join(", ")}.` : "The trunk of a detector, in the course's records."}`;
+}
+
 function chosen() {
   return {
     network: NETWORKS.find((one) => one.name === byId("network").value),
@@ -455,11 +484,13 @@ function update() {
   const widest = Math.max(...SCHEMES.flatMap((other) => { const one = adapters(network, other, kernel)[at]; return [one.reads, one.adds]; }));
   const owns = [...new Set(placed.filter((one) => one.kind === scheme.part).map((one) => one.own))].sort();
 
-  say("compression", gamma === 1 ? "1: all channels stay" : `${gamma}: 1 of ${gamma} channels`);
-  say("kernel", kernel === null ? `the unit's own: ${owns.map(kernelText).join(" or ")}` : kernelText(kernel));
-  say("place", `${at + 1} of ${placed.length}: ${adapter.name}`);
+  say("compression", `gamma = ${gamma}`);
+  say("kernel", kernel === null ? `own: ${owns.map(kernelText).join(", ")}` : `K = ${kernel}`);
+  say("place", `${at + 1} of ${placed.length}`);
+  byId("place-name").textContent = adapter.name;
   byId("summary").replaceChildren(element("b", {}, `${number(found.adapters)} parameters`), ` in ${placed.length} adapters, ${share(found.adapters / network.parameters)} of ${network.title}`);
-  byId("scheme-text").textContent = SCHEME_TEXTS[scheme.name];
+  byId("network-text").textContent = networkText(network);
+  byId("scheme-text").textContent = SCHEME_TEXTS[scheme.name] + (HOSTS[adapter.kind] ? ` Drawn is one that every scheme has: at ${HOSTS[adapter.kind]}.` : "");
 
   drawScheme(network, scheme, adapter, gamma, widest);
   const { one, drawn } = drawAdapter(adapter, gamma, widest);
@@ -472,10 +503,9 @@ function update() {
 
 function begin() {
   for (const one of NETWORKS) {
-    const weights = one.packaged ? "weights come with the course" : one.weights.length ? `the paper's ${one.weights.join(", ")}` : "a detector's trunk";
-    byId("network").append(element("option", { value: one.name }, `${one.title} (${weights})`));
+    byId("network").append(element("option", { value: one.name }, one.title));
   }
-  for (const { name, part, reads } of SCHEMES) byId("scheme").append(element("option", { value: name }, `${name}: reads the ${part}'s ${reads}`));
+  for (const { name } of SCHEMES) byId("scheme").append(element("option", { value: name }, name));
   byId("compression").max = COMPRESSIONS.length - 1;
   byId("kernel").max = KERNELS.length - 1;
   const first = RECORDS.find((record) => record.network === NETWORKS[0].name && KERNELS.includes(record.kernel) && COMPRESSIONS.includes(record.compression));

@@ -175,8 +175,12 @@ def _record(cell: Cell, records: dict[str, dict], plan: Plan, network: dict, par
 
 
 def _runs(one: Setting, metric: str) -> dict:
-    """The runs that learned as [seed, value, test images], and how many others there are."""
-    runs = [[record["config"]["seed"], record["test"][metric], record["test"]["n"]] for record in one.learned]
+    """The runs that learned and how many others there are; a run is [seed, value, test images, and a 95 % interval of accuracy]."""
+    interval = "accuracy_95" if metric == "accuracy" else None
+    runs = [
+        [record["config"]["seed"], record["test"][metric], record["test"]["n"], *record["test"].get(interval, ())]
+        for record in one.learned
+    ]
     return {"runs": runs, "failed": one.failed, "broken": one.broken, "missing": one.missing}
 
 
