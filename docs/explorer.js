@@ -490,7 +490,7 @@ function update() {
   byId("place-name").textContent = adapter.name;
   byId("summary").replaceChildren(element("b", {}, `${number(found.adapters)} parameters`), ` in ${placed.length} adapters, ${share(found.adapters / network.parameters)} of ${network.title}`);
   byId("network-text").textContent = networkText(network);
-  byId("scheme-text").textContent = SCHEME_TEXTS[scheme.name] + (HOSTS[adapter.kind] ? ` Drawn is one that every scheme has: at ${HOSTS[adapter.kind]}.` : "");
+  byId("scheme-text").textContent = SCHEME_TEXTS[scheme.name] + (HOSTS[adapter.kind] ? ` The one drawn, at ${HOSTS[adapter.kind]}, is there in every scheme.` : "");
 
   drawScheme(network, scheme, adapter, gamma, widest);
   const { one, drawn } = drawAdapter(adapter, gamma, widest);
