@@ -1,4 +1,4 @@
-"""The system's Chromium on the explorer's page and on a notebook in JupyterLab, for the browser tests and the timing of sliders.
+"""The system's Chromium on the explorer's page and on a notebook in JupyterLab, for browser tests and the timing of sliders.
 
 Playwright drives it and downloads nothing.  Every wait is for something to be seen on the page, up to ``PATIENCE``.
 """

@@ -312,10 +312,15 @@ function mark(picture, shape, x, y, color) {
   }
 }
 
-/** The powers of ten between which all counts of one backbone lie, whatever scheme and knobs. */
+/** The powers of ten between which all counts of each backbone lie, whatever scheme and knobs. */
+const LIMITS = new Map();
+
 function limits(network) {
-  const all = SCHEMES.flatMap((scheme) => COMPRESSIONS.flatMap((gamma) => KERNELS.map((kernel) => count(network, scheme, gamma, kernel).adapters)));
-  return [Math.floor(Math.log10(Math.min(...all))), Math.ceil(Math.log10(Math.max(...all)))];
+  if (!LIMITS.has(network)) {
+    const all = SCHEMES.flatMap((scheme) => COMPRESSIONS.flatMap((gamma) => KERNELS.map((kernel) => count(network, scheme, gamma, kernel).adapters)));
+    LIMITS.set(network, [Math.floor(Math.log10(Math.min(...all))), Math.ceil(Math.log10(Math.max(...all)))]);
+  }
+  return LIMITS.get(network);
 }
 
 function drawCurve(network, chosen, gamma, kernel) {
@@ -440,7 +445,7 @@ function showRecords(network, scheme, gamma, kernel) {
       byId("compression").value = COMPRESSIONS.indexOf(compression);
       byId("kernel").value = KERNELS.indexOf(size);
       update();
-      byId("recorded").querySelectorAll("button")[items.findIndex((item) => item.textContent === label)]?.focus();
+      [...byId("recorded").querySelectorAll("button")].find((one) => one.textContent === label).focus(); // it was drawn anew
     });
     return element("li", {}, button);
   });
@@ -515,7 +520,12 @@ function begin() {
   byId("place").value = 0;
   byId("notebooks").append(...EXPLORER.notebooks.map(({ number: at, title, link }) => element("li", {}, `${at} `, element("a", { href: link }, title))));
   for (const id of ["network", "scheme", "compression", "kernel", "place"]) byId(id).addEventListener("input", update);
-  new ResizeObserver(update).observe(byId("shown"));
+  let width = byId("shown").clientWidth;
+  new ResizeObserver(() => { // pictures are as wide as their place; its height follows from them
+    if (byId("shown").clientWidth === width) return;
+    width = byId("shown").clientWidth;
+    update();
+  }).observe(byId("shown"));
   update();
 }
 

@@ -21,6 +21,13 @@ def _lab(args: argparse.Namespace) -> int:
     return lab(args.notebooks, args.arguments)
 
 
+def _explorer(args: argparse.Namespace) -> int:
+    from .course.explorer import DOCS, write
+
+    print(write(args.out or DOCS))
+    return 0
+
+
 def _records(args: argparse.Namespace) -> int:
     from .experiments import CONFIGS, KNOBS, RECORDED, RESULTS, sweep
 
@@ -126,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
 
     lab = commands.add_parser("lab", help="open JupyterLab in the notebooks' folder; options it knows are passed on")
     lab.set_defaults(work=_lab)
+
+    explorer = commands.add_parser("explorer", help="write what docs/index.html shows, from the records there are")
+    explorer.add_argument("--out", metavar="DIR", help="the page's folder (default: docs)")
+    explorer.set_defaults(work=_explorer)
 
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
     records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all but the knobs')")

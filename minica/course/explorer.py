@@ -53,9 +53,17 @@ NETWORKS = {
 
 
 def write(folder: str | Path = DOCS) -> Path:
-    """Write the page's data below ``folder`` and return the file; it says the same whenever the records are the same."""
+    """Write the page's data into ``folder`` and return the file; it says the same whenever the records are the same.
+
+    Raises:
+        ValueError: if there is no such folder, or if a record does not fit what it says that it trained.
+    """
     path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"there is no folder {path.parent} for the page's data. The page is part of the repository, not of the installed "
+            "package: use a clone, or name a folder with --out."
+        )
     write_atomically(path, script(data()).encode())
     return path
 
@@ -175,7 +183,7 @@ def _record(cell: Cell, records: dict[str, dict], plan: Plan, network: dict, par
 
 
 def _runs(one: Setting, metric: str) -> dict:
-    """The runs that learned and how many others there are; a run is [seed, value, test images, and a 95 % interval of accuracy]."""
+    """The runs that learned, each [seed, value, test images, and a 95 % interval if of accuracy], and how many others there are."""
     interval = "accuracy_95" if metric == "accuracy" else None
     runs = [
         [record["config"]["seed"], record["test"][metric], record["test"]["n"], *record["test"].get(interval, ())]
