@@ -4,6 +4,12 @@
 
 const { schemes: SCHEMES, networks: NETWORKS, records: RECORDS, compressions: COMPRESSIONS, kernels: KERNELS } = EXPLORER;
 
+// A place is where some scheme puts an adapter: its map before and after, its own kernel and stride, the size of what it gives.
+for (const network of NETWORKS) {
+  network.places = network.places.map(([name, kind, before, after, own, stride, height, width]) =>
+    ({ name, kind, before, after, own, stride, height, width }));
+}
+
 // ---------------------------------------------------------------- counts
 
 /** The largest divisor of `channels` that is not above channels / gamma, and at least 1. */
@@ -15,15 +21,17 @@ function bottleneck(channels, gamma) {
 
 /** The adapters that a scheme puts into a network; `kernel` is K, or null for each place's own. */
 function adapters(network, scheme, kernel) {
-  const chosen = network.places.filter(([, kind]) => kind === scheme.part || kind === "downsample" || kind === "pool");
-  return chosen.map(([name, kind, before, after, own, stride, height, width]) => {
+  const kinds = [scheme.part, "downsample", "pool"];
+  return network.places.filter((place) => kinds.includes(place.kind)).map((place) => {
+    const { kind, own, stride, width } = place;
     // ConvNeXt's convolutions between stages are read in parallel but for one scheme, and keep their kernel.
     const behind = kind === "downsample" ? scheme.name === "residual_sequential" : scheme.reads === "output";
     const fixed = kind === "pool" ? own : kind === "downsample" ? (behind ? 1 : own) : null;
     return {
-      name, kind, behind, height, width, own,
-      reads: behind ? after : before,
-      adds: after,
+      place,
+      behind,
+      reads: behind ? place.after : place.before,
+      adds: place.after,
       kernel: fixed ?? kernel ?? own,
       stride: behind ? 1 : stride,
       step: network.size[1] / (behind ? width : width * stride), // pixels of the image a pixel of what is read
@@ -34,11 +42,11 @@ function adapters(network, scheme, kernel) {
 /** Parameters and multiply-accumulates of one adapter. */
 function size(adapter, gamma) {
   const width = bottleneck(adapter.reads, gamma);
-  const kernels = adapter.kind === "pool" ? adapter.reads * width : adapter.kernel ** 2 * adapter.reads;
+  const kernels = adapter.place.kind === "pool" ? adapter.reads * width : adapter.kernel ** 2 * adapter.reads;
   const spread = width * adapter.adds;
   return {
     width, down: kernels + width, up: spread + adapter.adds, alpha: adapter.adds,
-    macs: (kernels + spread) * adapter.height * adapter.width,
+    macs: (kernels + spread) * adapter.place.height * adapter.place.width,
   };
 }
 
@@ -49,7 +57,7 @@ function count(network, scheme, gamma, kernel) {
   for (const adapter of placed) {
     const one = size(adapter, gamma);
     for (const key of ["down", "up", "alpha", "macs"]) found[key] += one[key];
-    if (adapter.kind !== "pool") found.field += (adapter.kernel - 1) * adapter.step;
+    if (adapter.place.kind !== "pool") found.field += (adapter.kernel - 1) * adapter.step;
   }
   found.field += placed[0].step;
   found.adapters = found.down + found.up + found.alpha;
@@ -77,7 +85,8 @@ function outcome(group) {
   const values = group.runs.map(([, value]) => value);
   const said = [];
   if (values.length > 1) {
-    said.push(`mean ${percent(mean(values))} of ${values.length} seeds (${percent(Math.min(...values))} to ${percent(Math.max(...values))})`);
+    const range = `${percent(Math.min(...values))} to ${percent(Math.max(...values))}`;
+    said.push(`mean ${percent(mean(values))} of ${values.length} seeds (${range})`);
   } else said.push(values.length ? `${percent(values[0])} with one seed` : "no run learned");
   if (group.failed) said.push(`${group.failed} more gave every image the same answer`);
   if (group.broken) said.push(`${group.broken} more ended with an error`);
@@ -86,6 +95,9 @@ function outcome(group) {
 }
 
 // ---------------------------------------------------------------- drawing
+
+const LINE = "#767676", GREY = "#6b6b6b", PALE = "#ececec", SOLID = "#d4d4d4", BAND = "#bdbdbd", DARK = "#1b1b1b";
+const ADAPTER = "#d55e00", TINT = "#f6c9a6", DOWN = "#0072b2", WEDGES = ["#d3e8f5", "#9ecbe6"];
 
 const byId = (id) => document.getElementById(id);
 const number = (value) => value.toLocaleString("en-US");
@@ -124,17 +136,22 @@ class Picture {
     return made;
   }
   text(x, y, text, options = {}) {
-    String(text).split("\n").forEach((line, i) => this.add("text", { x, y: y + 15 * i, "text-anchor": "middle", ...options }, line));
+    for (const [i, line] of String(text).split("\n").entries()) {
+      this.add("text", { x, y: y + 15 * i, "text-anchor": "middle", ...options }, line);
+    }
   }
   line(points, color, width, options = {}) {
-    this.add("polyline", { points: points.map((point) => point.join()).join(" "), fill: "none", stroke: color, "stroke-width": width, ...options });
+    this.add("polyline", { points: points.join(" "), fill: "none", stroke: color, "stroke-width": width, ...options });
+  }
+  shape(points, fill, options = {}) {
+    this.add("polygon", { points: points.join(" "), fill, ...options });
   }
   arrow(from, to, color, width) {
     this.line([from, to], color, width);
     const [x, y] = to;
     const [dx, dy] = [Math.sign(x - from[0]), Math.sign(y - from[1])];
-    const points = [[x + 2 * dx, y + 2 * dy], [x - 7 * dx - 5 * dy, y - 7 * dy - 5 * dx], [x - 7 * dx + 5 * dy, y - 7 * dy + 5 * dx]];
-    this.add("polygon", { points: points.map((point) => point.join()).join(" "), fill: color });
+    const [backX, backY] = [x - 7 * dx, y - 7 * dy];
+    this.shape([[x + 2 * dx, y + 2 * dy], [backX - 5 * dy, backY - 5 * dx], [backX + 5 * dy, backY + 5 * dx]], color);
   }
   box(x, y, width, height, fill, label, options = {}) {
     this.add("rect", { x: x - width / 2, y: y - height / 2, width, height, fill, stroke: LINE, ...options });
@@ -148,143 +165,171 @@ class Picture {
   }
 }
 
-const LINE = "#767676", PALE = "#ececec", BAND = "#bdbdbd", ADAPTER = "#d55e00", TINT = "#f6c9a6", DOWN = "#0072b2", UP = "#d55e00", ALPHA = "#1b1b1b";
-
 // ---------------------------------------------------------------- picture 1: the scheme
 
 const HOSTS = {
   downsample: "a down-sampling convolution between stages",
   pool: "the attention pool",
 };
+const MAIN = 92; // the height of the line that runs through the block
 
 function drawScheme(network, scheme, adapter, gamma, widest) {
-  const { width: bottle } = size(adapter, gamma);
-  const what = HOSTS[adapter.kind] ?? `the ${scheme.part}`;
-  const described = `The adapter reads the ${adapter.behind ? "output" : "input"} of ${what}, ${adapter.reads} channels, ` +
-    `squeezes them to ${bottle} and adds ${adapter.adds} channels to the output.`;
+  const { width } = size(adapter, gamma), what = HOSTS[adapter.place.kind] ?? `the ${scheme.part}`;
+  const described =
+    `The adapter reads the ${adapter.behind ? "output" : "input"} of ${what}, ${adapter.reads} channels, ` +
+    `squeezes them to ${width} and adds ${adapter.adds} channels to the output.`;
   const picture = new Picture(byId("scheme-drawing"), 286, described);
-  const W = picture.width, at = (part) => part * W, main = 92, low = 208;
-  const band = (channels) => Math.max(1.5, 36 * channels / widest);
-  const ribbon = (from, to, channels) => picture.add("rect", {
-    x: at(from), y: main - band(channels) / 2, width: at(to - from), height: band(channels), fill: BAND,
-  });
-  let read, write;
-  if (HOSTS[adapter.kind]) {
-    const place = network.places.find(([name]) => name === adapter.name);
-    ribbon(0, 0.36, place[2]);
-    ribbon(0.64, 1, place[3]);
-    picture.text(at(0.13), main - 26, `${place[2]}`);
-    picture.text(at(0.93), main - 26, `${place[3]}`);
-    const label = adapter.kind === "pool" ? "attention\npool" : `${kernelText(place[4])}\nstride ${place[5]}`;
-    picture.box(at(0.5), main, at(0.28), 58, "#d4d4d4", label);
-    picture.text(at(0.5), main - 56, adapter.kind === "pool" ? "attention pool" : "between stages", { class: "quiet" });
-    [read, write] = adapter.behind ? [0.7, 0.82] : [0.24, 0.76];
-  } else {
-    const index = network.places.findIndex(([name]) => name === adapter.name);
-    const near = network.places.slice(Math.max(0, index - 1), index + 2);
-    const unit = adapter.kind === "unit" ? network.places[index] : near.filter(([, kind]) => kind === "unit")[0];
-    const block = adapter.kind === "block" ? network.places[index] : near.filter(([, kind]) => kind === "block").at(-1);
-    const first = network.before ? 0.13 : 0.34;
-    ribbon(0, first, block[2]);
-    if (network.before) ribbon(0.27, 0.34, unit[2]);
-    ribbon(0.54, 0.66, unit[3]);
-    ribbon(0.8, 1, block[3]);
-    // The shortcut, and where it is added.
-    picture.line([[at(0.06), main], [at(0.06), 30], [at(0.84), 30], [at(0.84), main - 8]], LINE, 1.5);
-    picture.text(at(0.45), 24, "shortcut", { class: "quiet" });
-    const kernel = network.unit === "attention" ? "attention" : `${kernelText(unit[4])}\n${network.unit === "convolution" ? "conv." : network.unit}`;
-    if (network.before) picture.box(at(0.2), main, at(0.14), 44, PALE, network.before);
-    picture.box(at(0.44), main, at(0.2), 58, "#d4d4d4", kernel);
-    picture.box(at(0.73), main, at(0.14), 44, PALE, network.after);
-    picture.sum(at(0.84), main, LINE);
-    const labels = [[network.before ? 0.1 : 0.2, block[2]], ...(network.before ? [[0.305, unit[2]]] : []), [0.6, unit[3]]];
-    for (const [x, channels] of labels) picture.text(at(x), main - 26, channels, { class: "halo" });
-    picture.text(W - 2, main - 26, block[3], { class: "halo", "text-anchor": "end" });
-    const [begin, end, top] = scheme.part === "unit" ? [0.315, 0.565, 44] : [0.03, 0.875, 40];
-    picture.add("rect", {
-      x: at(begin), y: top, width: at(end - begin), height: 136 - top, fill: "none", stroke: LINE, "stroke-dasharray": "3 3",
-    });
-    picture.text(at(end) - 8, 150, scheme.part, { class: "quiet", "text-anchor": "end" });
-    if (scheme.part === "unit") [read, write] = adapter.behind ? [0.565, 0.625] : [0.325, 0.6];
-    else [read, write] = adapter.behind ? [0.9, 0.96] : [0.045, 0.93];
-  }
-  // The adapter: a bow tie as thick at its ends as the maps, and in its middle as the bottleneck.
-  const half = Math.min(70, W / 6), middle = Math.min(Math.max(at((read + write) / 2), half + 60), W - half - 60);
-  const turn = 160, from = middle - half, to = middle + half, left = Math.min(at(read), from - 12), right = Math.max(at(write), to + 12);
-  const tall = (channels) => Math.max(1, 72 * channels / widest / 2);
-  picture.line([[at(read), main], [at(read), turn], [left, turn], [left, low], [from, low]], ADAPTER, 2.5);
-  picture.add("circle", { cx: at(read), cy: main, r: 5, fill: ADAPTER });
-  picture.line([[to, low], [right, low], [right, turn], [at(write), turn]], ADAPTER, 2.5);
-  picture.arrow([at(write), turn], [at(write), main + 11], ADAPTER, 2.5);
-  picture.sum(at(write), main, ADAPTER);
-  const edge = (x, channels) => [[x, low - tall(channels)], [x, low + tall(channels)]];
-  const [a, b, c] = [edge(from, adapter.reads), edge(middle, bottle), edge(to, adapter.adds)];
-  const outline = [a[0], b[0], c[0], c[1], b[1], a[1]];
-  picture.add("polygon", { points: outline.map((point) => point.join()).join(" "), fill: TINT, stroke: ADAPTER, "stroke-width": 1.5 });
-  picture.line(b, ADAPTER, 2.5);
-  picture.text(from - 4, low + 48, `reads ${number(adapter.reads)}`, { class: "hot" });
-  picture.text(middle, low + 66, `bottleneck w = ${number(bottle)}`, { class: "hot" });
-  picture.text(to + 4, low + 48, `adds ${number(adapter.adds)}`, { class: "hot" });
+  const host = HOSTS[adapter.place.kind] ? drawSingle : drawBlock;
+  const [read, write] = host(picture, network, scheme, adapter, widest);
+  drawBowTie(picture, adapter, width, read * picture.width, write * picture.width, widest);
+}
+
+/** A band as thick as a map has channels, between two parts of the picture's width. */
+function ribbon(picture, from, to, channels, widest) {
+  const height = Math.max(1.5, (36 * channels) / widest), W = picture.width;
+  picture.add("rect", { x: from * W, y: MAIN - height / 2, width: (to - from) * W, height, fill: BAND });
+}
+
+/** One layer outside the blocks; where, as parts of the width, its adapter reads and writes. */
+function drawSingle(picture, network, scheme, { place, behind }, widest) {
+  const W = picture.width, pool = place.kind === "pool";
+  ribbon(picture, 0, 0.36, place.before, widest);
+  ribbon(picture, 0.64, 1, place.after, widest);
+  picture.text(0.13 * W, MAIN - 26, place.before);
+  picture.text(0.93 * W, MAIN - 26, place.after);
+  const label = pool ? "attention\npool" : `${kernelText(place.own)}\nstride ${place.stride}`;
+  picture.box(0.5 * W, MAIN, 0.28 * W, 58, SOLID, label);
+  picture.text(0.5 * W, MAIN - 56, pool ? "behind the last stage" : "between two stages", { class: "quiet" });
+  return behind ? [0.7, 0.82] : [0.24, 0.76];
+}
+
+/** A residual block with its unit; where, as parts of the width, the adapter reads and writes. */
+function drawBlock(picture, network, scheme, { place, behind }, widest) {
+  const W = picture.width, index = network.places.indexOf(place);
+  // A unit stands right before its block.
+  const [unit, block] = place.kind === "unit" ? [place, network.places[index + 1]] : [network.places[index - 1], place];
+  ribbon(picture, 0, network.before ? 0.13 : 0.34, block.before, widest);
+  if (network.before) ribbon(picture, 0.27, 0.34, unit.before, widest);
+  ribbon(picture, 0.54, 0.66, unit.after, widest);
+  ribbon(picture, 0.8, 1, block.after, widest);
+  picture.line([[0.06 * W, MAIN], [0.06 * W, 30], [0.84 * W, 30], [0.84 * W, MAIN - 8]], LINE, 1.5);
+  picture.text(0.45 * W, 24, "shortcut", { class: "quiet" });
+  const names = { convolution: `${kernelText(unit.own)}\nconv.`, "depth-wise": `${kernelText(unit.own)}\ndepth-wise` };
+  if (network.before) picture.box(0.2 * W, MAIN, 0.14 * W, 44, PALE, network.before);
+  picture.box(0.44 * W, MAIN, 0.2 * W, 58, SOLID, names[network.unit] ?? network.unit);
+  picture.box(0.73 * W, MAIN, 0.14 * W, 44, PALE, network.after);
+  picture.sum(0.84 * W, MAIN, LINE);
+  const labels = [[network.before ? 0.1 : 0.2, block.before], [0.6, unit.after]];
+  if (network.before) labels.push([0.305, unit.before]);
+  for (const [x, channels] of labels) picture.text(x * W, MAIN - 26, channels, { class: "halo" });
+  picture.text(W - 2, MAIN - 26, block.after, { class: "halo", "text-anchor": "end" });
+
+  const ofUnit = scheme.part === "unit", [begin, end, y] = ofUnit ? [0.315, 0.565, 44] : [0.03, 0.875, 40];
+  const frame = { x: begin * W, y, width: (end - begin) * W, height: 136 - y };
+  picture.add("rect", { ...frame, fill: "none", stroke: LINE, "stroke-dasharray": "3 3" });
+  picture.text(end * W - 8, 150, scheme.part, { class: "quiet", "text-anchor": "end" });
+  if (ofUnit) return behind ? [0.565, 0.625] : [0.325, 0.6];
+  return behind ? [0.9, 0.96] : [0.045, 0.93];
+}
+
+/** The adapter: as thick at its ends as the maps, and in its middle as the bottleneck. */
+function drawBowTie(picture, { reads, adds }, width, read, write, widest) {
+  const W = picture.width, low = 208, turn = 160, half = Math.min(70, W / 6);
+  const middle = Math.min(Math.max((read + write) / 2, half + 60), W - half - 60);
+  const from = middle - half, to = middle + half;
+  const left = Math.min(read, from - 12), right = Math.max(write, to + 12);
+  picture.line([[read, MAIN], [read, turn], [left, turn], [left, low], [from, low]], ADAPTER, 2.5);
+  picture.add("circle", { cx: read, cy: MAIN, r: 5, fill: ADAPTER });
+  picture.line([[to, low], [right, low], [right, turn], [write, turn]], ADAPTER, 2.5);
+  picture.arrow([write, turn], [write, MAIN + 11], ADAPTER, 2.5);
+  picture.sum(write, MAIN, ADAPTER);
+  const [a, b, c] = [reads, width, adds].map((channels) => Math.max(1, (36 * channels) / widest));
+  const outline = [[from, low - a], [middle, low - b], [to, low - c], [to, low + c], [middle, low + b], [from, low + a]];
+  picture.shape(outline, TINT, { stroke: ADAPTER, "stroke-width": 1.5 });
+  picture.line([[middle, low - b], [middle, low + b]], ADAPTER, 2.5);
+  picture.text(from - 4, low + 48, `reads ${number(reads)}`, { class: "hot" });
+  picture.text(middle, low + 66, `bottleneck w = ${number(width)}`, { class: "hot" });
+  picture.text(to + 4, low + 48, `adds ${number(adds)}`, { class: "hot" });
 }
 
 // ---------------------------------------------------------------- picture 2: one adapter
 
-function drawAdapter(adapter, gamma, widest) {
-  const one = size(adapter, gamma);
-  const grouped = adapter.kind !== "pool";
-  const described = `${adapter.reads} channels in, ${one.width} in the bottleneck, ${adapter.adds} out; one output pixel sees ` +
-    `${kernelText(adapter.kernel)} pixels of what is read.`;
-  const wide = byId("adapter-drawing").parentElement.clientWidth >= 520;
-  const picture = new Picture(byId("adapter-drawing"), wide ? 236 : 380, described);
-  const span = wide ? picture.width - 180 : picture.width, tallest = 150, center = 134;
-  const xs = [0.14, 0.5, 0.86].map((part) => part * span), counts = [adapter.reads, one.width, adapter.adds];
-  const tall = (channels) => Math.max(1.5, tallest * channels / widest);
-  const edges = counts.map((channels) => [center - tall(channels) / 2, center + tall(channels) / 2]);
-  let drawn = grouped ? Math.min(one.width, 24) : 1;
-  while (one.width % drawn) drawn -= 1;
-  const polygon = (points, fill, options = {}) =>
-    picture.add("polygon", { points: points.map((point) => point.join()).join(" "), fill, ...options });
-  for (let group = 0; group < drawn; group += 1) { // a channel of the bottleneck sees only its own group
-    const at = (edge, part) => edge[0] + (edge[1] - edge[0]) * part / drawn;
-    polygon([[xs[0], at(edges[0], group)], [xs[1], at(edges[1], group)], [xs[1], at(edges[1], group + 1)], [xs[0], at(edges[0], group + 1)]],
-      group % 2 ? "#9ecbe6" : "#d3e8f5");
-  }
-  polygon([[xs[1], edges[1][0]], [xs[2], edges[2][0]], [xs[2], edges[2][1]], [xs[1], edges[1][1]]], TINT);
-  const bars = [[0, LINE], [1, ADAPTER], [2, LINE]];
-  for (const [i, fill] of bars) picture.add("rect", { x: xs[i] - 5, y: edges[i][0], width: 10, height: edges[i][1] - edges[i][0], fill });
-  const names = ["in", "bottleneck", "out"];
-  names.forEach((name, i) => picture.text(xs[i], 18, `${name}\n${number(counts[i])}`, i === 1 ? { class: "hot" } : {}));
-  picture.text((xs[0] + xs[1]) / 2, 18, grouped ? `${kernelText(adapter.kernel)},\nin groups` : "1 × 1,\nlinear", { class: "quiet" });
-  picture.text((xs[1] + xs[2]) / 2, 18, "1 × 1,\nall to all", { class: "quiet" });
+const WIDE = 520; // pixels from which both halves stand side by side
+const DRAWN = 24; // wedges at most
 
-  // What one output pixel sees: K x K of 9 x 9 pixels.
-  const cell = 13, x0 = wide ? picture.width - 74 - 4.5 * cell : picture.width / 2 - 4.5 * cell, y0 = wide ? 60 : 240;
-  const start = 4 - Math.floor((adapter.kernel - 1) / 2);
-  for (let i = 0; i < 81; i += 1) {
-    const [row, column] = [Math.floor(i / 9), i % 9];
-    const seen = [row, column].every((at) => at >= start && at < start + adapter.kernel);
-    picture.add("rect", { x: x0 + column * cell, y: y0 + row * cell, width: cell - 1, height: cell - 1, fill: seen ? ADAPTER : PALE });
+/** The channels of one adapter, and what one output pixel sees of a map. */
+function drawAdapter(adapter, gamma, widest) {
+  const { width } = size(adapter, gamma), kernel = adapter.kernel;
+  const described =
+    `${adapter.reads} channels in, ${width} in the bottleneck, ${adapter.adds} out; ` +
+    `one output pixel sees ${kernelText(kernel)} pixels of what is read.`;
+  const wide = byId("adapter-drawing").parentElement.clientWidth >= WIDE;
+  const picture = new Picture(byId("adapter-drawing"), wide ? 236 : 380, described);
+  drawChannels(picture, adapter, width, wide ? picture.width - 180 : picture.width, widest);
+
+  const cell = 13, [x, y] = wide ? [picture.width - 74 - 4.5 * cell, 60] : [picture.width / 2 - 4.5 * cell, 240];
+  const first = 4 - Math.floor((kernel - 1) / 2), seen = (at) => at >= first && at < first + kernel;
+  for (let row = 0; row < 9; row += 1) {
+    for (let column = 0; column < 9; column += 1) {
+      const square = { x: x + column * cell, y: y + row * cell, width: cell - 1, height: cell - 1 };
+      picture.add("rect", { ...square, fill: seen(row) && seen(column) ? ADAPTER : PALE });
+    }
   }
-  picture.text(x0 + 4.5 * cell, y0 - 8, `one output sees ${kernelText(adapter.kernel)}`);
-  return { one, drawn };
+  picture.text(x + 4.5 * cell, y - 8, `one output sees ${kernelText(kernel)}`);
 }
 
-function adapterText(adapter, one, drawn) {
-  const { reads, adds, kernel } = adapter;
-  const all = one.down + one.up + one.alpha;
-  const kernels = adapter.kind === "pool" ? `${number(reads)} · ${number(one.width)}` : `${kernel}² · ${number(reads)}`;
-  const groups = one.width / drawn;
-  const places = adapter.kind === "pool" ? `On ${adapter.height} tokens, without groups. ` : `${number(one.width)} ${one.width === 1 ? "group" : "groups"}` +
-    `${groups > 1 ? ` (each wedge stands for ${number(groups)} of them)` : ""}; stride ${adapter.stride}, on maps of ${adapter.height} × ${adapter.width} pixels. `;
-  return places +
-    `Down ${kernels} + ${number(one.width)} = ${number(one.down)}, up ${number(one.width)} · ${number(adds)} + ${number(adds)} = ` +
-    `${number(one.up)}, alpha ${number(one.alpha)}: ${number(all)} parameters and ${rounded(one.macs)} MACs in this adapter. ` +
-    "Heights are in proportion to channels.";
+/** How many wedges are drawn for the groups, the same number of groups in each. */
+function wedges(adapter, width) {
+  let drawn = adapter.place.kind === "pool" ? 1 : Math.min(width, DRAWN);
+  while (width % drawn) drawn -= 1;
+  return drawn;
+}
+
+/** Input, bottleneck and output as columns, as high as they have channels. */
+function drawChannels(picture, adapter, width, span, widest) {
+  const channels = [adapter.reads, width, adapter.adds], xs = [0.14, 0.5, 0.86].map((part) => part * span), center = 134;
+  const columns = channels.map((count) => {
+    const height = Math.max(1.5, (150 * count) / widest);
+    return { top: center - height / 2, bottom: center + height / 2, height };
+  });
+  const [input, middle, output] = columns, drawn = wedges(adapter, width);
+  for (let group = 0; group < drawn; group += 1) { // a channel of the bottleneck sees only its own group
+    const at = (column, number) => column.top + (column.height * number) / drawn;
+    const start = [[xs[0], at(input, group)], [xs[1], at(middle, group)]];
+    const end = [[xs[1], at(middle, group + 1)], [xs[0], at(input, group + 1)]];
+    picture.shape([...start, ...end], WEDGES[group % 2]);
+  }
+  picture.shape([[xs[1], middle.top], [xs[2], output.top], [xs[2], output.bottom], [xs[1], middle.bottom]], TINT);
+  columns.forEach(({ top, height }, i) => {
+    picture.add("rect", { x: xs[i] - 5, y: top, width: 10, height, fill: i === 1 ? ADAPTER : LINE });
+    picture.text(xs[i], 18, `${["in", "bottleneck", "out"][i]}\n${number(channels[i])}`, i === 1 ? { class: "hot" } : {});
+  });
+  const down = adapter.place.kind === "pool" ? "1 × 1,\nlinear" : `${kernelText(adapter.kernel)},\nin groups`;
+  picture.text((xs[0] + xs[1]) / 2, 18, down, { class: "quiet" });
+  picture.text((xs[1] + xs[2]) / 2, 18, "1 × 1,\nall to all", { class: "quiet" });
+}
+
+/** One adapter in words: its groups, its maps, and the closed form with its own numbers. */
+function adapterText(adapter, gamma) {
+  const { reads, adds, kernel, stride, place } = adapter, one = size(adapter, gamma), pool = place.kind === "pool";
+  const [cIn, cOut, w] = [reads, adds, one.width].map(number), each = one.width / wedges(adapter, one.width);
+  const several = each > 1 ? ` (each wedge stands for ${number(each)} of them)` : "";
+  const groups = one.width === 1 ? "1 group" : `${w} groups${several}`;
+  const where = pool
+    ? `On ${place.height} tokens, without groups.`
+    : `${groups}; stride ${stride}, on maps of ${kernelText(place.height)} pixels.`;
+  return [
+    where,
+    `Down ${pool ? `${cIn} · ${w}` : `${kernel}² · ${cIn}`} + ${w} = ${number(one.down)},`,
+    `up ${w} · ${cOut} + ${cOut} = ${number(one.up)}, alpha ${number(one.alpha)}:`,
+    `${number(one.down + one.up + one.alpha)} parameters and ${rounded(one.macs)} MACs in this adapter.`,
+    "Heights are in proportion to channels.",
+  ].join(" ");
 }
 
 // ---------------------------------------------------------------- picture 3: how parameters divide, and against compression
 
-const PARTS = [["down", "K × K down", DOWN], ["up", "1 × 1 up", UP], ["alpha", "alpha", ALPHA]];
+const PARTS = [["down", "K × K down", DOWN], ["up", "1 × 1 up", ADAPTER], ["alpha", "alpha", DARK]];
 
 function drawParts(found) {
   const described = PARTS.map(([key, name]) => `${name} ${share(found[key] / found.adapters)}`).join(", ");
@@ -303,13 +348,15 @@ function drawParts(found) {
 
 const STYLES = [["", "circle"], ["7 4", "square"], ["2 3", "triangle"], ["10 3 2 3", "diamond"]];
 
+const SHAPES = {
+  square: [[-5, -5], [5, -5], [5, 5], [-5, 5]],
+  triangle: [[0, -5], [5, 5], [-5, 5]],
+  diamond: [[0, -7], [7, 0], [0, 7], [-7, 0]],
+};
+
 function mark(picture, shape, x, y, color) {
-  const r = 5;
-  if (shape === "circle") picture.add("circle", { cx: x, cy: y, r, fill: color });
-  else {
-    const points = { square: [[-r, -r], [r, -r], [r, r], [-r, r]], triangle: [[0, -r], [r, r], [-r, r]], diamond: [[0, -7], [7, 0], [0, 7], [-7, 0]] }[shape];
-    picture.add("polygon", { points: points.map(([dx, dy]) => `${x + dx},${y + dy}`).join(" "), fill: color });
-  }
+  if (shape === "circle") picture.add("circle", { cx: x, cy: y, r: 5, fill: color });
+  else picture.shape(SHAPES[shape].map(([dx, dy]) => [x + dx, y + dy]), color);
 }
 
 /** The powers of ten between which all counts of each backbone lie, whatever scheme and knobs. */
@@ -317,7 +364,8 @@ const LIMITS = new Map();
 
 function limits(network) {
   if (!LIMITS.has(network)) {
-    const all = SCHEMES.flatMap((scheme) => COMPRESSIONS.flatMap((gamma) => KERNELS.map((kernel) => count(network, scheme, gamma, kernel).adapters)));
+    const all = SCHEMES.flatMap((scheme) => COMPRESSIONS.flatMap((gamma) =>
+      KERNELS.map((kernel) => count(network, scheme, gamma, kernel).adapters)));
     LIMITS.set(network, [Math.floor(Math.log10(Math.min(...all))), Math.ceil(Math.log10(Math.max(...all)))]);
   }
   return LIMITS.get(network);
@@ -326,27 +374,29 @@ function limits(network) {
 function drawCurve(network, chosen, gamma, kernel) {
   const [least, most] = limits(network);
   const here = SCHEMES.map((scheme) => count(network, scheme, gamma, kernel).adapters);
-  const described = `Parameters of all adapters at compression ${gamma}: ` + SCHEMES.map((scheme, i) => `${scheme.name} ${number(here[i])}`).join(", ");
+  const said = SCHEMES.map((scheme, i) => `${scheme.name} ${number(here[i])}`).join(", ");
+  const described = `Parameters of all adapters at compression ${gamma}: ${said}`;
   const picture = new Picture(byId("curve-drawing"), 280, described);
   const [left, right, top, bottom] = [92, picture.width - 16, 14, 232];
   const x = (i) => left + 10 + (right - left - 20) * i / (COMPRESSIONS.length - 1);
   const y = (value) => bottom - (bottom - top) * (Math.log10(value) - least) / (most - least);
   for (let power = least; power <= most; power += 1) {
     picture.line([[left, y(10 ** power)], [right, y(10 ** power)]], "#d9d9d9", 1);
-    picture.text(left - 6, y(10 ** power) + 4, number(10 ** power).replace(/,000,000,000$/, " billion").replace(/,000,000$/, " million"), { "text-anchor": "end", class: "quiet" });
+    const label = number(10 ** power).replace(/,000,000,000$/, " billion").replace(/,000,000$/, " million");
+    picture.text(left - 6, y(10 ** power) + 4, label, { "text-anchor": "end", class: "quiet" });
   }
   const whole = Math.log10(network.parameters);
   if (whole < most) {
     picture.line([[left, y(network.parameters)], [right, y(network.parameters)]], LINE, 1, { "stroke-dasharray": "4 4" });
     picture.text(right, y(network.parameters) - 5, "the whole backbone", { "text-anchor": "end", class: "quiet" });
   }
-  COMPRESSIONS.forEach((value, i) => picture.text(x(i), bottom + 18, value, value === gamma ? { class: "hot" } : { class: "quiet" }));
+  COMPRESSIONS.forEach((value, i) => picture.text(x(i), bottom + 18, value, { class: value === gamma ? "hot" : "quiet" }));
   picture.text((left + right) / 2, bottom + 38, "compression (gamma)", { class: "quiet" });
   const i = COMPRESSIONS.indexOf(gamma);
   picture.line([[x(i), top], [x(i), bottom]], "#e9b48c", 1.5);
   const order = [...SCHEMES.keys()].sort((a, b) => (SCHEMES[a] === chosen) - (SCHEMES[b] === chosen)); // the chosen one on top
   for (const at of order) {
-    const color = SCHEMES[at] === chosen ? ADAPTER : "#6b6b6b", [dash, shape] = STYLES[at];
+    const color = SCHEMES[at] === chosen ? ADAPTER : GREY, [dash, shape] = STYLES[at];
     const points = COMPRESSIONS.map((value, j) => [x(j), y(count(network, SCHEMES[at], value, kernel).adapters)]);
     picture.line(points, color, SCHEMES[at] === chosen ? 3 : 1.5, { "stroke-dasharray": dash });
     mark(picture, shape, ...points[i], color);
@@ -355,8 +405,9 @@ function drawCurve(network, chosen, gamma, kernel) {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", "0 0 44 16");
     svg.setAttribute("aria-hidden", "true");
-    const item = element("li", scheme === chosen ? { class: "chosen" } : {}, svg, scheme.name, element("span", { class: "number" }, number(here[at])));
-    const color = scheme === chosen ? ADAPTER : "#6b6b6b";
+    const total = element("span", { class: "number" }, number(here[at]));
+    const item = element("li", scheme === chosen ? { class: "chosen" } : {}, svg, scheme.name, total);
+    const color = scheme === chosen ? ADAPTER : GREY;
     const sample = Object.create(Picture.prototype, { svg: { value: svg } });
     sample.line([[0, 8], [44, 8]], color, scheme === chosen ? 3 : 1.5, { "stroke-dasharray": STYLES[at][0] });
     mark(sample, STYLES[at][1], 22, 8, color);
@@ -382,12 +433,18 @@ function showCosts(network, found) {
     ["Adapters see, through each other", found.field > network.size[0]
       ? `${number(found.field)} pixels: more than the image's ${network.size[0]}` : `${kernelText(found.field)} pixels`],
   ];
-  byId("costs").tBodies[0].replaceChildren(...rows.map(([name, value, kind]) =>
-    element("tr", kind === "sum" ? { class: "sum" } : {}, element("th", kind === "part" ? { scope: "row", class: "part" } : { scope: "row" }, name), element("td", {}, value))));
+  byId("costs").tBodies[0].replaceChildren(...rows.map(([name, value, kind = ""]) => {
+    const head = element("th", { scope: "row" }, name), row = element("tr", {}, head, element("td", {}, value));
+    head.classList.toggle("part", kind === "part");
+    row.classList.toggle("sum", kind === "sum");
+    return row;
+  }));
 }
 
 const METHODS = {
-  conv_adapter: ["Conv-Adapter", "#d55e00"], linear: ["Linear probe (no adapters)", "#56b4e9"], full: ["Full fine-tuning", "#009e73"],
+  conv_adapter: ["Conv-Adapter", "#d55e00"],
+  linear: ["Linear probe (no adapters)", "#56b4e9"],
+  full: ["Full fine-tuning", "#009e73"],
 };
 
 /** The runs of one method on a line from 0 to 100 %: a dot each, a stroke at their mean. */
@@ -397,31 +454,45 @@ function strip(group, color) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true"); // the text beside it says the same
   const picture = Object.create(Picture.prototype, { svg: { value: svg } });
-  for (let tick = 0; tick <= 1000; tick += 250) picture.line([[tick, 0], [tick, 14]], "#c4c4c4", 1, { "vector-effect": "non-scaling-stroke" });
-  picture.line([[0, 7], [1000, 7]], LINE, 1, { "vector-effect": "non-scaling-stroke" });
+  const line = (x, y, to, end, color, width) =>
+    picture.line([[x, y], [to, end]], color, width, { "vector-effect": "non-scaling-stroke", "stroke-linecap": "round" });
+  for (let tick = 0; tick <= 1000; tick += 250) line(tick, 1, tick, 13, "#c4c4c4", 1);
+  line(0, 7, 1000, 7, LINE, 1);
   const values = group.runs.map(([, value]) => 1000 * value);
-  for (const [fill, wide] of [["#444", 10.5], [color, 8]]) {
-    for (const x of values) picture.line([[x, 7], [x, 7.01]], fill, wide, { "vector-effect": "non-scaling-stroke", "stroke-linecap": "round" });
+  for (const [fill, width] of [["#444", 10.5], [color, 8]]) {
+    for (const x of values) line(x, 7, x, 7.01, fill, width);
   }
-  if (values.length) picture.line([[mean(values), 0], [mean(values), 14]], "#1b1b1b", 2, { "vector-effect": "non-scaling-stroke" });
+  if (values.length) line(mean(values), 1, mean(values), 13, DARK, 2);
   return svg;
 }
 
 function recordCard(record) {
-  const metric = record.metric.replace("_", " "), images = record.runs.map(([, , n]) => n);
-  const [least, most] = [Math.min(...images), Math.max(...images)];
   const rows = [{ ...record, method: "conv_adapter" }, ...record.beside].map((group) => {
     const [name, color] = METHODS[group.method];
     return element("li", {}, element("b", {}, name), `: ${outcome(group)}`, strip(group, color));
   });
-  const seeds = record.runs.map(([seed, value, , low, high]) =>
-    `${seed}: ${percent(value)}${low === undefined ? "" : ` (${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)})`}`).join(", ");
-  const interval = record.runs.some((run) => run.length > 3) ? " (95\u00a0% interval over the test images)" : "";
-  return element("article", { class: "record" }, element("h4", {}, record.task),
-    element("p", {}, `Test ${metric}, each line from 0 to 100\u00a0%:`), element("ul", {}, ...rows),
-    element("p", { class: "small" }, record.runs.length ? `By seed${interval}: ${seeds}; on ${least === most ? number(least) : `${number(least)} to ${number(most)}`} test images. ` : "",
-      `${record.classes} classes, ${number(record.trainable)} trained parameters with the classifier, pictures of ${record.size} pixels, ${record.epochs} epochs, `,
-      `learning rate ${record.lr}, ${record.init} start. Recorded in `, element("code", {}, `minica/results/${record.file}`), ` as “${record.method}”.`));
+  const metric = `Test ${record.metric.replace("_", " ")}, each line from 0 to 100\u00a0%:`;
+  const notes = [
+    ...(record.runs.length ? [seedsText(record)] : []),
+    `${record.classes} classes, ${number(record.trainable)} trained parameters with the classifier,`,
+    `pictures of ${record.size} pixels, ${record.epochs} epochs, learning rate ${record.lr}, ${record.init} start.`,
+    "Recorded in ",
+  ].join(" ");
+  const source = [element("code", {}, `minica/results/${record.file}`), ` as “${record.method}”.`];
+  return element("article", { class: "record" }, element("h4", {}, record.task), element("p", {}, metric),
+    element("ul", {}, ...rows), element("p", { class: "small" }, notes, ...source));
+}
+
+/** The run of each seed, with its interval where one was recorded. */
+function seedsText({ runs }) {
+  const said = runs.map(([seed, value, , ...interval]) => {
+    const [low, high] = interval.map((end) => (100 * end).toFixed(1));
+    return `${seed}: ${percent(value)}${interval.length ? ` (${low} to ${high})` : ""}`;
+  });
+  const images = runs.map(([, , count]) => count), [least, most] = [Math.min(...images), Math.max(...images)];
+  const interval = runs.some((run) => run.length > 3) ? " (95\u00a0% interval over the test images)" : "";
+  const tested = least === most ? number(least) : `${number(least)} to ${number(most)}`;
+  return `By seed${interval}: ${said.join(", ")}; on ${tested} test images.`;
 }
 
 const settingText = (record) =>
@@ -438,7 +509,10 @@ function showRecords(network, scheme, gamma, kernel) {
   const items = [...groups].map(([text, records]) => {
     const { compression, kernel: size } = records[0], reachable = COMPRESSIONS.includes(compression) && KERNELS.includes(size);
     const label = `${text}: ${records.length} ${records.length === 1 ? "record" : "records"}`;
-    if (!reachable) return element("li", {}, `${label}, between the sliders' stops. ${records.map((record) => `${record.task}: ${outcome(record)}.`).join(" ")}`);
+    if (!reachable) {
+      const said = records.map((record) => `${record.task}: ${outcome(record)}.`).join(" ");
+      return element("li", {}, `${label}, between the sliders' stops. ${said}`);
+    }
     const button = element("button", { type: "button", "aria-pressed": String(here.includes(records[0])) }, label);
     button.addEventListener("click", () => {
       byId("scheme").value = records[0].scheme;
@@ -449,22 +523,25 @@ function showRecords(network, scheme, gamma, kernel) {
     });
     return element("li", {}, button);
   });
-  byId("recorded").replaceChildren(items.length ? element("ul", { class: "settings" }, ...items) : element("p", {}, "None yet."));
+  const list = items.length ? element("ul", { class: "settings" }, ...items) : element("p", {}, "None yet.");
+  byId("recorded").replaceChildren(list);
 }
 
 // ---------------------------------------------------------------- the page
 
+const UNIT = "unit, the block's spatial convolution with its norm and activation";
 const SCHEME_TEXTS = {
-  conv_parallel: "The adapter stands beside each unit, the block's spatial convolution with its norm and activation: it reads what the unit reads and adds to what the unit gives.",
-  conv_sequential: "The adapter stands behind each unit, the block's spatial convolution with its norm and activation: it reads what the unit gives and adds to it.",
-  residual_parallel: "The adapter stands beside each residual block: it reads what the block reads and adds to what the block gives.",
+  conv_parallel: `The adapter stands beside each ${UNIT}: it reads what the unit reads and adds to what the unit gives.`,
+  conv_sequential: `The adapter stands behind each ${UNIT}: it reads what the unit gives and adds to it.`,
+  residual_parallel: "The adapter stands beside each residual block: it reads what the block reads and adds to what it gives.",
   residual_sequential: "The adapter stands behind each residual block: it reads what the block gives and adds to it.",
 };
 
 function networkText(network) {
   const size = `${rounded(network.parameters)} parameters, images of ${kernelText(network.size[0])} pixels`;
   if (network.packaged) return `${size}. Its weights come with the course.`;
-  return `${size}. ${network.weights.length ? `In the paper: ${network.weights.join(", ")}.` : "The trunk of a detector, in the course's records."}`;
+  if (network.weights.length) return `${size}. In the paper: ${network.weights.join(", ")}.`;
+  return `${size}. The trunk of a detector, in the course's records.`;
 }
 
 function chosen() {
@@ -486,20 +563,24 @@ function update() {
   const placed = adapters(network, scheme, kernel), found = count(network, scheme, gamma, kernel);
   byId("place").max = placed.length - 1;
   const at = Math.min(byId("place").value, placed.length - 1), adapter = placed[at];
-  const widest = Math.max(...SCHEMES.flatMap((other) => { const one = adapters(network, other, kernel)[at]; return [one.reads, one.adds]; }));
-  const owns = [...new Set(placed.filter((one) => one.kind === scheme.part).map((one) => one.own))].sort();
+  const alike = SCHEMES.map((other) => adapters(network, other, kernel)[at]);
+  const widest = Math.max(...alike.flatMap(({ reads, adds }) => [reads, adds])); // so that the sliders change no scale
+  const owns = [...new Set(placed.filter((one) => one.place.kind === scheme.part).map((one) => one.place.own))].sort();
 
   say("compression", `gamma = ${gamma}`);
   say("kernel", kernel === null ? `own: ${owns.map(kernelText).join(", ")}` : `K = ${kernel}`);
   say("place", `${at + 1} of ${placed.length}`);
-  byId("place-name").textContent = adapter.name;
-  byId("summary").replaceChildren(element("b", {}, `${number(found.adapters)} parameters`), ` in ${placed.length} adapters, ${share(found.adapters / network.parameters)} of ${network.title}`);
+  byId("place-name").textContent = adapter.place.name;
+  byId("summary").replaceChildren(element("b", {}, `${number(found.adapters)} parameters`),
+    ` in ${placed.length} adapters, ${share(found.adapters / network.parameters)} of ${network.title}`);
   byId("network-text").textContent = networkText(network);
-  byId("scheme-text").textContent = SCHEME_TEXTS[scheme.name] + (HOSTS[adapter.kind] ? ` The one drawn, at ${HOSTS[adapter.kind]}, is there in every scheme.` : "");
+  const host = HOSTS[adapter.place.kind];
+  const aside = host ? ` The one drawn, at ${host}, is there in every scheme.` : "";
+  byId("scheme-text").textContent = SCHEME_TEXTS[scheme.name] + aside;
 
   drawScheme(network, scheme, adapter, gamma, widest);
-  const { one, drawn } = drawAdapter(adapter, gamma, widest);
-  byId("adapter-text").textContent = adapterText(adapter, one, drawn);
+  drawAdapter(adapter, gamma, widest);
+  byId("adapter-text").textContent = adapterText(adapter, gamma);
   drawParts(found);
   drawCurve(network, scheme, gamma, kernel);
   showCosts(network, found);
@@ -513,12 +594,15 @@ function begin() {
   for (const { name } of SCHEMES) byId("scheme").append(element("option", { value: name }, name));
   byId("compression").max = COMPRESSIONS.length - 1;
   byId("kernel").max = KERNELS.length - 1;
-  const first = RECORDS.find((record) => record.network === NETWORKS[0].name && KERNELS.includes(record.kernel) && COMPRESSIONS.includes(record.compression));
+  const first = RECORDS.find((record) =>
+    record.network === NETWORKS[0].name && KERNELS.includes(record.kernel) && COMPRESSIONS.includes(record.compression));
   byId("scheme").value = first?.scheme ?? SCHEMES[0].name;
   byId("compression").value = COMPRESSIONS.indexOf(first?.compression ?? 4);
   byId("kernel").value = KERNELS.indexOf(first?.kernel ?? null);
   byId("place").value = 0;
-  byId("notebooks").append(...EXPLORER.notebooks.map(({ number: at, title, link }) => element("li", {}, `${at} `, element("a", { href: link }, title))));
+  for (const { number: at, title, link } of EXPLORER.notebooks) {
+    byId("notebooks").append(element("li", {}, `${at} `, element("a", { href: link }, title)));
+  }
   for (const id of ["network", "scheme", "compression", "kernel", "place"]) byId(id).addEventListener("input", update);
   let width = byId("shown").clientWidth;
   new ResizeObserver(() => { // pictures are as wide as their place; its height follows from them

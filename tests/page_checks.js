@@ -9,8 +9,8 @@ function faults() {
     if (none.test(svg.outerHTML)) bad.push(`${svg.id}: no number`);
     if (!svg.getAttribute("aria-label")) bad.push(`${svg.id}: no description`);
     texts.forEach(([text, one], i) => {
-      const inside = one.left > edge.left - 1 && one.right < edge.right + 1 && one.top > edge.top - 1 && one.bottom < edge.bottom + 1;
-      if (!inside) bad.push(`${svg.id}: ${text} is cut`);
+      const wideEnough = one.left > edge.left - 1 && one.right < edge.right + 1;
+      if (!wideEnough || one.top < edge.top - 1 || one.bottom > edge.bottom + 1) bad.push(`${svg.id}: ${text} is cut`);
       for (const [other, two] of texts.slice(i + 1)) {
         const wide = Math.min(one.right, two.right) - Math.max(one.left, two.left);
         const high = Math.min(one.bottom, two.bottom) - Math.max(one.top, two.top);
@@ -51,7 +51,8 @@ function parseColor(color) {
 
 /** Relative luminance (WCAG 2.2). */
 function luminance(rgb) {
-  const [red, green, blue] = rgb.map((value) => value / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const linear = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const [red, green, blue] = rgb.map((value) => linear(value / 255));
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 

@@ -166,7 +166,7 @@ BUILT = [  # of each family with something of its own: settings that meet every 
     ("resnet50_clip", "conv_parallel", 8, 5),
     ("resnet50_clip", "residual_sequential", 2, 1),
     ("tf_efficientnet_lite0", "conv_sequential", 32, None),
-    ("tf_efficientnet_lite0", "residual_parallel", 64, 7),
+    ("resnet50", "residual_parallel", 64, 7),
     ("swin_base_patch4_window7_224", "conv_parallel", 4, None),
 ]
 

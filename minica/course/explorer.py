@@ -183,7 +183,7 @@ def _record(cell: Cell, records: dict[str, dict], plan: Plan, network: dict, par
 
 
 def _runs(one: Setting, metric: str) -> dict:
-    """The runs that learned, each [seed, value, test images, and a 95 % interval if of accuracy], and how many others there are."""
+    """The runs that learned, each [seed, value, test images, and accuracy's 95 % interval], and how many others there are."""
     interval = "accuracy_95" if metric == "accuracy" else None
     runs = [
         [record["config"]["seed"], record["test"][metric], record["test"]["n"], *record["test"].get(interval, ())]
