@@ -208,19 +208,25 @@ function drawBlock(picture, network, scheme, { place, behind }, widest) {
   const W = picture.width, index = network.places.indexOf(place);
   // A unit stands right before its block.
   const [unit, block] = place.kind === "unit" ? [place, network.places[index + 1]] : [network.places[index - 1], place];
-  ribbon(picture, 0, network.before ? 0.13 : 0.34, block.before, widest);
-  if (network.before) ribbon(picture, 0.27, 0.34, unit.before, widest);
+  // Inverted residuals: the first one does not widen, and only where the map keeps its shape there is a shortcut.
+  const inverted = network.before && network.unit === "depth-wise";
+  const before = inverted && unit.before === block.before ? "" : network.before;
+  const shortcut = !inverted || (block.before === block.after && block.stride === 1);
+  ribbon(picture, 0, before ? 0.13 : 0.34, block.before, widest);
+  if (before) ribbon(picture, 0.27, 0.34, unit.before, widest);
   ribbon(picture, 0.54, 0.66, unit.after, widest);
   ribbon(picture, 0.8, 1, block.after, widest);
-  picture.line([[0.06 * W, MAIN], [0.06 * W, 30], [0.84 * W, 30], [0.84 * W, MAIN - 8]], LINE, 1.5);
-  picture.text(0.45 * W, 24, "shortcut", { class: "quiet" });
+  if (shortcut) {
+    picture.line([[0.06 * W, MAIN], [0.06 * W, 30], [0.84 * W, 30], [0.84 * W, MAIN - 8]], LINE, 1.5);
+    picture.text(0.45 * W, 24, "shortcut", { class: "quiet" });
+    picture.sum(0.84 * W, MAIN, LINE);
+  }
   const names = { convolution: `${kernelText(unit.own)}\nconv.`, "depth-wise": `${kernelText(unit.own)}\ndepth-wise` };
-  if (network.before) picture.box(0.2 * W, MAIN, 0.14 * W, 44, PALE, network.before);
+  if (before) picture.box(0.2 * W, MAIN, 0.14 * W, 44, PALE, before);
   picture.box(0.44 * W, MAIN, 0.2 * W, 58, SOLID, names[network.unit] ?? network.unit);
   picture.box(0.73 * W, MAIN, 0.14 * W, 44, PALE, network.after);
-  picture.sum(0.84 * W, MAIN, LINE);
-  const labels = [[network.before ? 0.1 : 0.2, block.before], [0.6, unit.after]];
-  if (network.before) labels.push([0.305, unit.before]);
+  const labels = [[before ? 0.1 : 0.2, block.before], [0.6, unit.after]];
+  if (before) labels.push([0.305, unit.before]);
   for (const [x, channels] of labels) picture.text(x * W, MAIN - 26, channels, { class: "halo" });
   picture.text(W - 2, MAIN - 26, block.after, { class: "halo", "text-anchor": "end" });
 

@@ -17,6 +17,7 @@ import torch
 from browser import browser, chrome, chromium_or_fail  # noqa: F401
 
 import minica
+from benchmarks import sliders
 from minica.__main__ import main
 from minica.anatomy import Part, Place
 from minica.course import explorer
@@ -316,6 +317,18 @@ def test_links_lead_somewhere(page):
     )
     for link in links:
         assert link.startswith("https://arxiv.org/") or (DOCS / link).is_file(), link
+
+
+def test_the_time_of_a_slider_is_measured(browser):  # noqa: F811
+    """No figure is checked, only that every press is timed and what the table says of it."""
+    times = sliders.in_explorer(browser, 3)
+    assert times.keys() == set(sliders.SLIDERS) and all(len(each) == 3 and min(each) > 0 for each in times.values())
+    record = {"config": {"where": "explorer"}, "hardware": "a processor"}
+    text = sliders.table(
+        [record | {"milliseconds": {"compression": [30.0, 10.0, 20.0], "kernel": [float(i) for i in range(1, 7)]}}]
+    )
+    assert "| explorer | compression | 3 | 20 | 30 | a processor |" in text
+    assert "| explorer | kernel | 6 | 4 (1 to 6) | 6 | a processor |" in text
 
 
 def test_without_chromium_the_line_that_installs_it(monkeypatch):
