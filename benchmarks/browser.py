@@ -29,6 +29,7 @@ NOTEBOOK = ROOT / "notebooks" / "02_conv_adapter.ipynb"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 APT = "no Chromium is installed; apt-get install chromium puts it there: sudo apt-get install -y chromium"
 PATIENCE = 300  # seconds; nothing here takes more than a few, but a machine may be busy
+IDLE = re.compile(r"^(?!No Kernel).*\| Idle$")  # in JupyterLab's status bar, before it the kernel's name
 LOCAL = ("127.0.0.1", "localhost")
 
 
@@ -89,20 +90,25 @@ def watched(browser: Browser, width: int = 1280, height: int = 900) -> Iterator[
 
 # ---------------------------------------------------------------- JupyterLab
 
-# What is written above the drawing, as text beside it, and the process that drew it.
+# What is written above the drawing, and the process that drew it, in a label of its own: of two outputs of one callback
+# JupyterLab may lose the second on a busy machine, when the kernel's echo of the first arrives late.
 TOLD = """import os
 
+told = ipywidgets.Label()
+told.add_class("told")
 
-def told(draw):
+
+def tell(draw):
     def drawn(*args, **options):
         figure = draw(*args, **options)
-        print("; ".join(axis.get_title() for axis in figure.axes), f"; drawn by process {os.getpid()}")
+        told.value = "; ".join([*(axis.get_title() for axis in figure.axes), f"drawn by process {os.getpid()}"])
         return figure
 
     return drawn
 
 
-plots.adapter_drawing = told(plots.adapter_drawing)"""
+plots.adapter_drawing = tell(plots.adapter_drawing)
+told"""
 
 
 def copy_of_sliders(folder: Path) -> Path:
@@ -183,7 +189,7 @@ def open_notebook(page: Page, lab: Lab, notebook: Path) -> None:
     """Open a notebook in JupyterLab; its kernel is ready, and nothing has run."""
     page.goto(f"{lab.address}lab/tree/{notebook.name}?token={lab.token}")
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
-    page.get_by_text("| Idle").wait_for()  # before that JupyterLab would ask which kernel to run with
+    page.get_by_text(IDLE).wait_for()  # before that JupyterLab would ask which kernel to run with
 
 
 def run_all(page: Page) -> Locator:
@@ -192,7 +198,7 @@ def run_all(page: Page) -> Locator:
     page.get_by_text("Run All Cells", exact=True).click()
     widget = page.locator(".widget-interact")
     widget.locator("img").wait_for()
-    page.get_by_text("| Idle").wait_for()
+    page.get_by_text(IDLE).wait_for()
     return widget
 
 
