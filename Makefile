@@ -12,7 +12,7 @@ CONSTRAINTS ?= constraints.txt
 PYTEST_FLAGS ?= -n logical --maxprocesses 4 --dist loadgroup
 RUN := .venv/bin/python -m
 
-.PHONY: help quickstart course publish lab student records test clean
+.PHONY: help quickstart course publish lab student records explorer test browser clean
 
 help:
 	@echo "make quickstart   run the first notebook: a real network adapted to real photographs"
@@ -21,6 +21,7 @@ help:
 	@echo "make student      copy the notebooks into build/student without solutions and outputs"
 	@echo "make publish      run all notebooks and write what they show into the committed ones"
 	@echo "make records      compute again what the notebooks show as recorded (hours; it resumes)"
+	@echo "make explorer     write again what the page docs/index.html shows, after new records"
 	@echo "make test         lint and run all tests"
 	@echo "make clean        delete what runs left behind; .venv stays"
 
@@ -42,9 +43,20 @@ student: .venv/ready-course
 records: .venv/ready-course
 	@$(RUN) minica records
 
-test: .venv/ready-test
+explorer: .venv/ready-course
+	@$(RUN) minica explorer
+
+test: .venv/ready-test browser
 	@$(RUN) ruff check .
 	@$(RUN) pytest $(PYTEST_FLAGS)
+
+# The browser tests drive the system's Chromium.  Where it cannot be installed here, they fail with the same line.
+browser:
+	@for name in chromium chromium-browser google-chrome; do ! command -v $$name >/dev/null || exit 0; done; \
+	if [ "$$(id -u)" = 0 ]; then as=; else as='sudo -n'; fi; \
+	{ command -v apt-get >/dev/null && $$as true && $$as apt-get update && \
+	    $$as env DEBIAN_FRONTEND=noninteractive apt-get install -y chromium; } || \
+	echo 'There is no Chromium for the browser tests: sudo apt-get install -y chromium'
 
 clean:
 	rm -rf build minica.egg-info .pytest_cache .ruff_cache

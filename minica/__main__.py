@@ -35,6 +35,13 @@ def _student(args: argparse.Namespace) -> int:
     return 0
 
 
+def _explorer(args: argparse.Namespace) -> int:
+    from .course.explorer import DOCS, write
+
+    print(write(args.out or DOCS))
+    return 0
+
+
 def _records(args: argparse.Namespace) -> int:
     from .experiments import CONFIGS, KNOBS, RECORDED, RESULTS, sweep
 
@@ -149,6 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     student = commands.add_parser("student", help="copy the notebooks without solutions and outputs")
     student.add_argument("--out", default="build/student", help="where the copies go (default: %(default)s)")
     student.set_defaults(work=_student)
+
+    explorer = commands.add_parser("explorer", help="write what docs/index.html shows, from the records there are")
+    explorer.add_argument("--out", metavar="DIR", help="the page's folder (default: docs)")
+    explorer.set_defaults(work=_explorer)
 
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
     records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all but the knobs')")

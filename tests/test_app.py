@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from browser import chromium_or_fail
 from PIL import Image, ImageDraw
 
 import minica
@@ -267,8 +268,7 @@ def test_of_many_classes_the_report_lists_what_is_confused_most():
 
 
 def test_the_report_opens_in_a_browser(finished, tmp_path):
-    if (browser := shutil.which("chromium")) is None:
-        pytest.skip("chromium is not installed; test_the_report_needs_no_network_and_says_all has read the page")
+    browser = chromium_or_fail()
     shot = tmp_path / "phone.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", "--window-size=390,844"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -106,16 +107,59 @@ def test_the_workflow_runs_every_notebook_with_what_there_is(monkeypatch):
     assert set(extras.split(",")) <= EXTRAS.keys()
 
 
-def test_make_shows_its_commands_and_refuses_an_old_python(tmp_path):
-    def make(*arguments):
-        return subprocess.run(["make", "-C", tmp_path, *arguments], capture_output=True, text=True)
+def test_the_workflow_tests_what_a_contributor_tests():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+    commands = [step.get("run", "") for step in workflow["jobs"]["tests"]["steps"]]
+    assert commands[-1] == ".ci/run" and (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"
+    assert "push" in workflow[True]  # YAML reads the key "on" as true
 
-    if subprocess.run(["which", "make"], capture_output=True).returncode:
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make on a copy of the Makefile, in another environment if one is given."""
+    if (program := shutil.which("make")) is None:
         pytest.skip("make is not installed")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text((ROOT / name).read_text())
+    return lambda *arguments, **options: subprocess.run(
+        [program, "-C", tmp_path, *arguments], capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+@pytest.mark.parametrize("apt", [True, False])
+def test_make_installs_chromium_where_it_can_and_goes_on_where_it_cannot(make, tmp_path, apt, user):
+    """As root, or as another user by sudo without a password, which here there is none of."""
+    tools, log = tmp_path / "bin", tmp_path / "log"
+    tools.mkdir()
+
+    def tool(name, script):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+
+    tool("id", f"echo {user}")
+    tool("true", "exit 0")
+    tool("sudo", "exit 1")
+    tool("env", f'echo "$@" >> {log}')
+    if apt:
+        tool("apt-get", f'echo "apt-get $@" >> {log}')
+    done = make("browser", env={"PATH": str(tools)})
+    assert done.returncode == 0, done.stderr
+    if apt and user == 0:
+        assert log.read_text().splitlines() == [
+            "apt-get update",
+            "DEBIAN_FRONTEND=noninteractive apt-get install -y chromium",
+        ]
+    else:
+        assert not log.exists() and "sudo apt-get install -y chromium" in done.stdout
+    tool("chromium", "")
+    log.unlink(missing_ok=True)
+    assert make("browser", env={"PATH": str(tools)}).stdout.count("apt-get") == 0 and not log.exists()
+
+
+def test_make_shows_its_commands_and_refuses_an_old_python(make, tmp_path):
     shown = make().stdout
-    for target in ("quickstart", "course", "lab", "student", "records", "test", "clean"):
+    for target in ("quickstart", "course", "lab", "student", "records", "explorer", "test", "clean"):
         assert f"make {target} " in shown
 
     old = tmp_path / "old python"
