@@ -31,6 +31,7 @@ NUMBERS = {  # key -> type, least value
     "batch_size": (int, 1),
     "labels": (int, 1),
     "warmup": (float, 0),
+    "clip": (float, 0),
     "workers": (int, 0),
     "finalists": (int, 1),
     "seeds": (int, 0),
@@ -45,7 +46,7 @@ SWITCHES = ("cache", "wrong", "weight_cka", "phases", "control", "resplit", "wid
 NORMALIZATIONS = ("backbone", "imagenet")
 OF_RUNS = ("seeds", "repeats", "then", "rate_of")  # of a method: which runs it has; all else are its options
 SIZES = ("size", "epochs", "batch_size")  # of every run, as
-SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
+SETTINGS = ("warmup", "clip", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
 OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases", "widen", "then")
 
