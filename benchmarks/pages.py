@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from minica.atomic import write_atomically
+from minica.course.routes import routes_table
 from minica.experiments import CONFIGS, RESULTS, collapse, final_records, read_plan, read_records, survey
 from minica.experiments.findings import findings, findings_table
 from minica.experiments.plans import at_edge
@@ -41,6 +42,7 @@ def one_task(name: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "routes": lambda: routes_table().rstrip("\n"),
     "findings": lambda: findings_table(findings()),
     "quickstart": lambda: one_task("quickstart"),
     "few_shot_solar_cells": lambda: swept("few_shot_solar_cells", grid_table),

@@ -21,6 +21,17 @@ def _publish(args: argparse.Namespace) -> int:
     return publish(args.names, out=args.out, notebooks=args.notebooks)
 
 
+def _frame(args: argparse.Namespace) -> int:
+    from .course.frame import write_frames
+    from .course.routes import write_routes
+
+    changed = write_frames(args.notebooks)
+    if args.notebooks is None:
+        write_routes()
+    print(f"changed: {', '.join(path.stem for path in changed) or 'no notebook'}")
+    return 0
+
+
 def _lab(args: argparse.Namespace) -> int:
     from .course.runner import lab
 
@@ -150,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--out", default="build/published", help="where executed copies go (default: %(default)s)")
     publish.set_defaults(work=_publish)
 
+    frame = commands.add_parser("frame", help="write badges, set-up cells and links into the notebooks, routes into the README")
+    frame.set_defaults(work=_frame)
+
     lab = commands.add_parser("lab", help="open copies of the notebooks in JupyterLab; options it knows are passed on")
     lab.set_defaults(work=_lab)
 
@@ -207,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("file", metavar="FILE", help="such as model.onnx")
     export.set_defaults(work=_export)
 
-    for command in (course, publish, lab, student):
+    for command in (course, publish, frame, lab, student):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")
     return parser
 

@@ -144,3 +144,40 @@ def test_excerpts_of_a_report(tmp_path):
     assert all(rule.strip().startswith(".minica-report ") for rule in style.split("}") if rule.strip()), "nothing leaks out"
     with pytest.raises(ValueError, match="no section 'Verdict'; it has What is taken for what, Class by class"):
         own_images.excerpt(tmp_path / "report.html", "Verdict")
+
+
+SCORES = np.array([0.9, 0.6, 0.3, 0.4, 0.2, 0.1, 0.1, 0.1])
+BROKEN = np.array([True, True, True, False, False, False, False, False])
+
+
+@pytest.mark.parametrize(
+    ("missed", "threshold", "row"),
+    [
+        (5, 0.25, ["0.25", "0 of 3 (0 to 56 %)", "1 of 5 (4 to 62 %)", "0.12"]),  # one good cell is looked at for nothing
+        (0.5, 0.5, ["0.50", "1 of 3 (6 to 79 %)", "0 of 5 (0 to 43 %)", "0.06"]),  # a missed cell is cheap
+    ],
+)
+def test_the_threshold_follows_the_costs(missed, threshold, row):
+    found = own_images.cheapest_threshold(SCORES, BROKEN, missed)
+    assert found == pytest.approx(threshold)
+    assert own_images.decided(SCORES, BROKEN, found, missed) == row
+
+
+@pytest.mark.parametrize(
+    ("scores", "threshold", "half", "simple"),
+    [
+        (SCORES, 0.25, "less than", "less than"),
+        (SCORES, 0.5, "as much as", "as much as"),
+        (SCORES, 0.95, "more than", "more than"),
+        (1 - SCORES, 0.05, "less than", "as much as"),  # scores that are wrong throughout: looking at every cell is best
+    ],
+)
+def test_a_threshold_is_compared(scores, threshold, half, simple):
+    said = own_images.cheaper(scores, BROKEN, threshold, missed=5)
+    assert f"costs {half} 0.5, and {simple} deciding without a network" in said
+    assert said.endswith("looking at no cell costs 1.88 per cell, looking at every cell 0.62.")
+
+
+def test_a_threshold_needs_cells_of_both_kinds():
+    with pytest.raises(ValueError, match="all 3 cells are broken; a threshold needs some of each"):
+        own_images.cheapest_threshold(SCORES[:3], BROKEN[:3], 5)

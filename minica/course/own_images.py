@@ -1,4 +1,4 @@
-"""Notebook 10: a folder as people have it, what the records say of how many labels are enough, and excerpts of a report."""
+"""Notebook 10: a folder as people have it, how many labels are enough, excerpts of a report, and a threshold."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..data.packaged import solar_cell_files
 from ..discovery import find_parts, skeleton
 from ..profiling import count
 from ..schemes import adapt
+from ..tasks.classification import wilson_interval
 from .plots import Curves
 from .results import Results
 
@@ -163,3 +164,48 @@ def excerpt(report: Path, *headings: str) -> str:
         own = [name.strip() for name in selectors.split(",") if name.strip() not in ("body", "h1", "h2")]
         rules += [f"{', '.join(f'.minica-report {name}' for name in own)} {{{rule}}}"] if own else []
     return f'<div class="minica-report"><style>{" ".join(rules)}</style>{"".join(parts)}</div>'
+
+
+# ---------------------------------------------------------------- the decision
+
+
+def cheapest_threshold(scores: np.ndarray, broken: np.ndarray, missed: float) -> float:
+    """The threshold above whose score a cell is looked at again, by the lowest cost; of equals the one nearest to 0.5.
+
+    Args:
+        scores: (N,), from 0 to 1, of being broken.
+        broken: (N,), whether a cell is.
+        missed: the cost of a broken cell that is not looked at; that of a good one that is looked at is 1.
+    """
+    there = np.unique(scores)
+    tried = [0.5, 0.0, *(there[1:] + there[:-1]) / 2, 1.0]
+    return float(min(tried, key=lambda at: (_cost(scores, broken, at, missed), abs(at - 0.5))))
+
+
+def decided(scores: np.ndarray, broken: np.ndarray, threshold: float, missed: float) -> list[str]:
+    """What a threshold does, as a row: itself, broken cells missed, good cells looked at (with 95 % intervals), cost per cell."""
+    mistakes = [(scores <= threshold)[broken], (scores > threshold)[~broken]]
+    parts = []
+    for wrong in mistakes:
+        low, high = wilson_interval(int(wrong.sum()), len(wrong))
+        parts.append(f"{wrong.sum()} of {len(wrong)} ({100 * low:.0f} to {100 * high:.0f} %)")
+    return [f"{threshold:.2f}", *parts, f"{_cost(scores, broken, threshold, missed):.2f}"]
+
+
+def cheaper(scores: np.ndarray, broken: np.ndarray, threshold: float, missed: float) -> str:
+    """Whether a threshold costs less than 0.5 does, and than no network at all, as a sentence."""
+    mine, half, none, every = (_cost(scores, broken, at, missed) for at in (threshold, 0.5, 1.0, 0.0))
+    word = "less than" if mine < half else "more than" if mine > half else "as much as"
+    simple = min(none, every)
+    without = "less than" if mine < simple else "more than" if mine > simple else "as much as"
+    return (
+        f"On {len(scores)} pictures the chosen threshold costs {word} 0.5, and {without} deciding without a network: "
+        f"looking at no cell costs {none:.2f} per cell, looking at every cell {every:.2f}."
+    )
+
+
+def _cost(scores: np.ndarray, broken: np.ndarray, threshold: float, missed: float) -> float:
+    if broken.all() or not broken.any():
+        raise ValueError(f"all {len(broken)} cells are {'broken' if broken.any() else 'good'}; a threshold needs some of each.")
+    seen = scores > threshold
+    return float(missed * (broken & ~seen).sum() + (~broken & seen).sum()) / len(scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,16 +16,12 @@ ROUTES = {
     "half a day in class": ("00", "01", "02", "03", "05"),
     "researcher": (),  # all
 }
-BLOCK = re.compile(r"(?<=<!-- table: routes -->\n).*?(?=\n<!-- end -->)", re.S)
+BEGIN, END = "<!-- table: routes -->\n", "\n<!-- end -->"
 
 
 def routes_table(notebooks: str | Path | None = None) -> str:
     """The routes as a Markdown table, from what ``python -m minica publish`` wrote into the notebooks' metadata."""
-    rows = []
-    for name, numbers in ROUTES.items():
-        paths = find(numbers, notebooks)
-        links = ", ".join(f"[{path.stem[:2]}](notebooks/{path.name})" for path in paths)
-        rows.append([name, links, _minutes(paths)])
+    rows = [[name, ", ".join(numbers) or "all", _minutes(find(numbers, notebooks))] for name, numbers in ROUTES.items()]
     return markdown(["route", "notebooks", "minutes of computing"], rows)
 
 
@@ -35,13 +30,14 @@ def _minutes(paths: Sequence[Path]) -> str:
     return "not measured yet" if None in measured else f"{sum(measured) / 60:.0f}"
 
 
-def write_routes(readme: Path = NOTEBOOKS.parent / "README.md") -> None:
+def write_routes(readme: Path = NOTEBOOKS.parent / "README.md", notebooks: str | Path | None = None) -> None:
     """Put the table into the README.
 
     Raises:
         ValueError: if the README has no place for it.
     """
-    text = readme.read_text(encoding="utf-8")
-    if not BLOCK.search(text):
-        raise ValueError(f"{readme} has no '<!-- table: routes -->' that ends with '<!-- end -->'.")
-    readme.write_text(BLOCK.sub(lambda match: routes_table(), text), encoding="utf-8")
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{readme} has no place for the routes: a line {BEGIN.strip()!r}, and after it {END.strip()!r}.")
+    readme.write_text(f"{before}{begin}{routes_table(notebooks)}{end}{after}", encoding="utf-8")
