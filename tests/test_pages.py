@@ -15,10 +15,12 @@ PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 
 
-def markdown_of(path):
+def markdown_of(path, without=None):
+    """The text of a page, or of a notebook's Markdown cells but for those with the tag ``without``."""
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
-    return "\n\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    return "\n\n".join(cell.source for cell in cells if without not in cell.metadata.get("tags", ()))
 
 
 def snippets(name):
@@ -77,7 +79,7 @@ def glossary():
 
 
 def test_the_glossary_names_the_notebook_in_which_a_word_is_first_met():
-    texts = {path.name[:2]: LINKS.sub("", markdown_of(path)).lower() for path in PATHS}
+    texts = {path.name[:2]: LINKS.sub("", markdown_of(path, without="exercise")).lower() for path in PATHS}
     rows = list(glossary())
     assert len(rows) >= 50 and len(rows) == len(dict(rows)), "a word has one row"
     for word, number in rows:
