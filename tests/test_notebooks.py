@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import pytest
 from publishing import unpublishable
@@ -40,7 +42,37 @@ def test_it_is_built_as_the_course_promises(path):
     card = "\n".join(cell.source for cell in cells[:3]).lower()
     assert "minutes" in card and "memory" in card, "the header card says how long it takes and what memory"
     assert sum(cell.cell_type == "markdown" and cell.source.startswith("## ") for cell in cells) >= 3, "sections"
+    assert "**Is this cell broken?**" in cells[0].source, "what it adds to the course's question"
+    words = sum(len(cell.source.split()) for cell in counted[1:] if cell.cell_type == "markdown")
+    assert 800 <= words <= 1_800, f"{words} words beside card and exercises: 800 to 1,800"
     (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
     values = {}
     exec(parameters.source, values)  # constants only; the defaults are a reader's first run
     assert (values["PRESET"], values["RETRAIN"]) == ("laptop", False)
+
+
+@each
+def test_it_begins_with_what_came_before_and_ends_with_what_to_take_along(path):
+    cells = nbformat.read(path, 4).cells
+    recall = cells[1]
+    assert recall.metadata.tags == ["recall"] and recall.cell_type == "markdown"
+    if path == PATHS[0]:
+        assert "(../docs/before_you_start.md)" in recall.source and "(../docs/misconceptions.md)" in recall.source
+    else:
+        before = PATHS[PATHS.index(path) - 1].name[:2]
+        assert recall.source.startswith(f"**Two questions from notebook {before}**")
+        parts = re.findall(r"^\d\\\. (.+\?)\n\n<details><summary>Answer</summary>\n\n(.+)\n\n</details>$", recall.source, re.M)
+        assert len(parts) == recall.source.count("<details>") == 2, "two questions, each with a folded answer"
+    recaps = [i for i, cell in enumerate(cells) if "## What to take along\n" in cell.source]
+    exercises = [i for i, cell in enumerate(cells) if "exercise" in cell.metadata.get("tags", ())]
+    assert len(recaps) == 1 and recaps[0] + 1 == exercises[0], "the recap stands before the exercises"
+    assert cells[recaps[0]].source.partition("## What to take along")[2].count("\n* ") >= 3
+
+
+@each
+def test_a_core_is_left_when_deeper_sections_are_skipped(path):
+    text = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    sections = re.findall(r"^## \d+\. .*$", "\n".join(text), re.M)
+    deeper = [title for title in sections if title.endswith(" (deeper)")]
+    assert deeper and len(sections) - len(deeper) >= 3
+    assert [int(re.match(r"## (\d+)", title)[1]) for title in sections] == list(range(1, len(sections) + 1))

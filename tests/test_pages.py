@@ -7,7 +7,7 @@ import pytest
 
 from minica.course.frame import LINKS
 from minica.course.routes import BEGIN, END, ROUTES, routes_table, write_routes
-from minica.course.runner import NOTEBOOKS
+from minica.course.runner import NOTEBOOKS, as_page
 
 ROOT = NOTEBOOKS.parent
 PAGES = [ROOT / "README.md", ROOT / "TEACHING.md", ROOT / "DATA.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -15,10 +15,12 @@ PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 
 
-def markdown_of(path):
+def markdown_of(path, without=None):
+    """The text of a page, or of a notebook's Markdown cells but for those with the tag ``without``."""
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
-    return "\n\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    return "\n\n".join(cell.source for cell in cells if without not in cell.metadata.get("tags", ()))
 
 
 def snippets(name):
@@ -77,7 +79,7 @@ def glossary():
 
 
 def test_the_glossary_names_the_notebook_in_which_a_word_is_first_met():
-    texts = {path.name[:2]: LINKS.sub("", markdown_of(path)).lower() for path in PATHS}
+    texts = {path.name[:2]: LINKS.sub("", markdown_of(path, without="exercise")).lower() for path in PATHS}
     rows = list(glossary())
     assert len(rows) >= 50 and len(rows) == len(dict(rows)), "a word has one row"
     for word, number in rows:
@@ -114,3 +116,13 @@ def test_teaching_names_exercises_and_commands_that_are_there():
         assert f"## {heading}\n" in text
     assert "MINICA_STRICT=1" in text and "make student" in text
     assert {path.name for path in PATHS} <= set(re.findall(r"notebooks/(\w+\.ipynb)", text)), "every notebook has its week"
+
+
+def test_answers_and_hints_are_folded_on_a_page():
+    notebook = nbformat.read(PATHS[3], 4)
+    folded = sum(cell.source.count("<details>") for cell in notebook.cells if cell.cell_type == "markdown")
+    inside = re.findall(r"<details><summary>(?:Answer|Hint)</summary>\n(.*?)</details>", as_page(notebook, PATHS[3]), re.S)
+    assert folded >= 4 and len(inside) == folded and all("<p>" in text for text in inside)
+    texts = [markdown_of(path) for path in PATHS]
+    pictures = [target for text in texts for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)]
+    assert all("://" in target for target in pictures), "a page does not hold pictures that Markdown links to"

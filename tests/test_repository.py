@@ -54,10 +54,18 @@ def test_the_tested_set_is_exact_complete_and_within_the_ranges():
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]  # torch chooses these itself
 
 
-def test_colab_is_the_course_without_jupyterlab():
-    course = {requirement.name: requirement.extras for requirement in EXTRAS["course"]}
-    assert course == {"minica": {"colab"}, "jupyterlab": set()}
-    assert "jupyterlab" not in {requirement.name for requirement in EXTRAS["colab"]}
+def test_colab_leaves_the_kernel_alone():
+    colab, course = ({requirement.name for requirement in EXTRAS[name]} for name in ("colab", "course"))
+    running = {"ipykernel", "jupyter-client", "jupyterlab", "nbconvert", "papermill"}
+    assert running <= course and not running & colab, "Colab pins its own"
+    assert [requirement.extras for requirement in EXTRAS["course"] if requirement.name == "minica"] == [{"colab"}]
+
+
+def test_the_address_of_the_repository_has_one_place():
+    url = PROJECT["urls"]["Repository"]
+    paths = [path for name in ("minica", "docs") for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md", ".html")]
+    paths += [ROOT / name for name in ("README.md", "TEACHING.md", "DATA.md", "Makefile", "environment.yml")]
+    assert [path.name for path in paths if url in path.read_text(encoding="utf-8")] == []  # notebooks: test_frame.py
 
 
 def test_versions_agree():
@@ -78,7 +86,7 @@ def test_no_file_names_a_place_on_one_machine():
     # Notebooks are searched by test_notebooks.py; test_course.py tests that search, with such paths.
     home = re.compile(r"(?<![\w.~/-])/(?:home|root|Users|work|mnt|content)/\w")
     kinds = {".py", ".md", ".toml", ".txt", ".yml", ".cff", ".json", ".csv"}
-    folders = [ROOT / name for name in ("minica", "tests", "data_scripts", ".ci")]
+    folders = [ROOT / name for name in ("minica", "tests", "data_scripts", "docs", ".ci")]
     paths = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
     found = []
     for path in paths:

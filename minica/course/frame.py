@@ -19,10 +19,10 @@ LINKS = re.compile(r"^(?:Before|Next): \[.*$", re.M)
 
 # The only code of the course that must run without the package.  It is one function, so that it leaves no names behind.
 SET_UP = """\
-# @title Set-up: does nothing where minica is installed, fetches and installs it elsewhere (on Colab, say)
+# @title Set-up: does nothing where minica is installed; elsewhere (Colab) it fetches and installs it
 def set_up():
     import importlib.util, os, subprocess, sys
-    from importlib.metadata import distributions
+    from importlib.metadata import version
 
     known = importlib.util.find_spec("minica")
     if known and known.origin:  # without an origin it is a folder that happens to have this name
@@ -33,14 +33,17 @@ def set_up():
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\\n{done.stderr or done.stdout}")
 
-    url, place = os.environ.get("MINICA_REPOSITORY", "REPOSITORY"), os.path.abspath("minica-course")
+    url = os.environ.get("MINICA_REPOSITORY", "REPOSITORY")
+    place = os.path.abspath("minica-course")
+    print(f"fetching {url} and installing it; a few minutes, once")
     if not os.path.isdir(place):
         call("git", "clone", "--depth", "1", url, place)
-    stay = {one.name: one.version for one in distributions() if one.name in ("torch", "torchvision", "numpy")}
+    stay = [name for name in ("torch", "torchvision", "numpy") if importlib.util.find_spec(name)]
     with open("minica-stay.txt", "w") as file:  # pip leaves these as they are, or says why it cannot
-        file.writelines(f"{name}=={version}\\n" for name, version in stay.items())
-    call(sys.executable, "-m", "pip", "install", "--constraint", "minica-stay.txt", "--editable", f"{place}[colab]")
-    sys.path.insert(0, place)  # an editable installation is otherwise found by the next interpreter only
+        file.writelines(f"{name}=={version(name)}\\n" for name in stay)
+    pip = [sys.executable, "-m", "pip", "install", "--constraint", "minica-stay.txt"]
+    call(*pip, "--editable", f"{place}[colab]")
+    sys.path.insert(0, place)  # an editable installation is else found by the next interpreter only
     importlib.invalidate_caches()
 
 
@@ -56,7 +59,9 @@ def repository_url(root: Path = NOTEBOOKS.parent) -> str:
     """
     url = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
-        raise ValueError(f"{url}, in pyproject.toml, is not https://github.com/OWNER/NAME; Colab opens no other.")
+        raise ValueError(
+            f"{url} in pyproject.toml's [project.urls] is not https://github.com/OWNER/NAME; Colab opens no other."
+        )
     return url
 
 

@@ -183,7 +183,7 @@ def cheapest_threshold(scores: np.ndarray, broken: np.ndarray, missed: float) ->
 
 
 def decided(scores: np.ndarray, broken: np.ndarray, threshold: float, missed: float) -> list[str]:
-    """What a threshold does, as a row: itself, broken cells missed, good cells looked at (95 % intervals), cost per cell."""
+    """What a threshold does, as a row: itself, broken cells missed and good cells looked at (95 % intervals), cost per cell."""
     mistakes = [(scores <= threshold)[broken], (scores > threshold)[~broken]]
     parts = []
     for wrong in mistakes:

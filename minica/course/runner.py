@@ -36,6 +36,7 @@ from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
+from nbformat import NotebookNode
 
 from .presets import PRESETS
 from .scan import cell_place, one_line, parameter_faults, scan, tagged_text
@@ -159,6 +160,18 @@ def _folder(notebooks: str | Path | None) -> Path:
     return folder
 
 
+def as_page(notebook: NotebookNode, path: Path) -> str:
+    """An executed notebook as one HTML page; ``path`` is where the notebook is.
+
+    Pictures of outputs are in it in any case.  ``embed_images``, which would add those that Markdown links to, closes every
+    ``<details>`` at once, so that nothing would be folded.
+    """
+    body, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(
+        notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    )
+    return body
+
+
 class ShellChannel(AsyncZMQSocketChannel):
     """The channel that replies come on, which looks again every half second.
 
@@ -257,9 +270,7 @@ def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: b
         # Papermill notes where it ran; the copy may be shared or committed, so only the names stay.
         notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
         nbformat.write(notebook, executed)
-        resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-        body, _ = HTMLExporter(embed_images=True, raw_template=PAGE).from_notebook_node(notebook, resources)
-        page.write_text(body, encoding="utf-8")
+        page.write_text(as_page(notebook, path), encoding="utf-8")
         result.notebook, result.page = executed, page
         saved = sorted(out.rglob("adapter_model.safetensors"))
         result.adapters = [file for file in saved if file.stat().st_mtime >= started]
