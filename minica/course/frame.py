@@ -21,7 +21,10 @@ LINKS = re.compile(r"^(?:Before|Next): \[.*$", re.M)
 SET_UP = """\
 # @title Set-up: does nothing where minica is installed; elsewhere (Colab) it fetches and installs it
 def set_up():
-    import importlib.util, os, subprocess, sys
+    import importlib.util
+    import os
+    import subprocess
+    import sys
     from importlib.metadata import version
 
     known = importlib.util.find_spec("minica")
