@@ -111,6 +111,7 @@ def test_the_set_up_cell_in_a_fresh_interpreter(interpreter, repository, tmp_pat
     kept = (tmp_path / "minica-stay.txt").read_text().split()
     assert sorted(line.partition("==")[0] for line in kept) == ["numpy", "torch", "torchvision"]
     # In the next interpreter it is installed: nothing is fetched, and no package beside minica was.
+    program = f"{cell.source}\nimport importlib.util\nprint(importlib.util.find_spec('minica').origin)"
     again = run(interpreter, program, tmp_path, MINICA_REPOSITORY="nowhere", PATH="")
     assert again.returncode == 0 and again.stdout.splitlines() == [found], again.stderr
     packages = sysconfig.get_path("purelib", vars={"base": str(interpreter.parents[1])})
