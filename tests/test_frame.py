@@ -66,9 +66,9 @@ def test_an_address_that_colab_does_not_open(tmp_path):
         repository_url(tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def interpreter(tmp_path_factory):
-    """A Python of its own that has all packages of this one but not minica, and pip that needs no network."""
+    """A Python of its own that has all packages of this one, pip among them, but not minica."""
     place = tmp_path_factory.mktemp("fresh")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / "venv"], check=True)
     python = place / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -110,7 +110,9 @@ def test_the_set_up_cell_in_a_fresh_interpreter(interpreter, repository, tmp_pat
     assert found == str(tmp_path / "minica-course" / "minica" / "__init__.py")
     kept = (tmp_path / "minica-stay.txt").read_text().split()
     assert sorted(line.partition("==")[0] for line in kept) == ["numpy", "torch", "torchvision"]
-    # In the next interpreter it is installed: nothing is fetched, and no package beside minica was.
+    # In the next interpreter it is installed: nothing is fetched, and no package beside minica was.  (A folder called minica
+    # would hide the installed one, and the cell would put the clone before it once more.)
+    (tmp_path / "minica").rmdir()
     program = f"{cell.source}\nimport importlib.util\nprint(importlib.util.find_spec('minica').origin)"
     again = run(interpreter, program, tmp_path, MINICA_REPOSITORY="nowhere", PATH="")
     assert again.returncode == 0 and again.stdout.splitlines() == [found], again.stderr
