@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -25,11 +24,6 @@ COLOURS = {
     "Full fine-tuning": "#009E73",
 }
 GREY = "#666666"
-if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modules:
-    # Photographs as PNG make a notebook too large to open on a phone.
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
 
 

@@ -35,8 +35,8 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbconvert import HTMLExporter
 
+from .page import html, without_widgets
 from .presets import PRESETS
 from .scan import cell_place, one_line, parameter_faults, scan, tagged_text
 
@@ -244,10 +244,8 @@ def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: b
         result.tables = tagged_text(notebook, "result-table")
         # Papermill notes where it ran; the copy may be shared or committed, so only the names stay.
         notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
-        nbformat.write(notebook, executed)
-        resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-        body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
-        page.write_text(body, encoding="utf-8")
+        nbformat.write(without_widgets(notebook), executed)
+        page.write_text(html(notebook, path.stem, path.parent), encoding="utf-8")
         result.notebook, result.page = executed, page
         saved = sorted(out.rglob("adapter_model.safetensors"))
         result.adapters = [file for file in saved if file.stat().st_mtime >= started]
