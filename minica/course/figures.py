@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import inspect
 import io
 import sys
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def picture(figure: Figure) -> tuple[dict[str, str], dict[str, dict]]:
 
 
 def _drawn(figure: Figure) -> Image.Image:
-    """The figure in :data:`FINER` pixels on white; where nothing reaches over its edge it is drawn once, sliders wait for it."""
+    """The figure in :data:`FINER` pixels on white; drawn once where nothing reaches over its edge: sliders wait."""
     dpi, canvas = figure.dpi, FigureCanvasAgg(figure)  # a closed figure has lost its own
     try:
         figure.set_dpi(FINER * dpi)
@@ -110,7 +111,9 @@ def sliders(draw: Callable[..., Figure], **controls: Any) -> None:
             handle.update(figure)
         return figure
 
-    widget = ipywidgets.interactive(redraw, **{name: _stops(control) for name, control in controls.items()})
+    starts = inspect.signature(draw).parameters
+    stops = {name: _stops(control, starts[name].default) for name, control in controls.items()}
+    widget = ipywidgets.interactive(redraw, **stops)
     for control in widget.kwargs_widgets:
         control.description = control.description.replace("_", " ")
         control.style.description_width = "initial"  # a label is never cut
@@ -126,9 +129,10 @@ def sliders(draw: Callable[..., Figure], **controls: Any) -> None:
     live.append(widget)
 
 
-def _stops(control: Any) -> Any:
+def _stops(control: Any, start: Any) -> Any:
+    """A slider with the stops of a list of numbers; what else there is, ``interact`` makes a widget of."""
     if isinstance(control, list) and not any(isinstance(value, str) for value in control):
-        return ipywidgets.SelectionSlider(options=control)
+        return ipywidgets.SelectionSlider(options=control, value=start if start in control else control[0])
     return control
 
 

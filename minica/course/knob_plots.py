@@ -18,12 +18,13 @@ from ..experiments.collapse import collapsed
 from ..experiments.knobs import COMPRESSIONS, KERNELS, MATCHED_AT, Cost, Knobs, Setting, best, verdicts
 from ..experiments.tables import markdown
 from ..tasks.classification import wilson_interval
-from .plots import COLOURS, GREY
+from .figures import described
+from .plots import COLOURS, GREY, OTHERS
 
-DOWN, UP, HEAD = COLOURS["Conv-Adapter"], COLOURS["Biases"], "#999999"
+DOWN, UP, HEAD = COLOURS["Conv-Adapter"], OTHERS[1], "#999999"
 NOT_RUN = "#DDDDDD"
 MARKS = {"best": "best on val.", "indistinguishable": "≈ best", "better": "> best", "not run": "not run"}
-BY_KERNEL = dict(zip(KERNELS, (("o", "#D55E00"), ("s", "#0072B2"), ("^", "#009E73"), ("D", "#CC79A7")), strict=True))
+BY_KERNEL = dict(zip(KERNELS, (("o", OTHERS[4]), ("s", OTHERS[5]), ("^", OTHERS[3]), ("D", OTHERS[0])), strict=True))
 
 
 class Table(NamedTuple):
@@ -67,7 +68,10 @@ def knobs(table: Table, compression: int, kernel_size: int) -> Figure:
     _macs(rows[1], table, here)
     _fields(rows[2], table, here)
     _runs(rows[3], table, here)
-    return figure
+    said = [axis.get_title(loc="left") for axis in rows]
+    return described(
+        figure, f"{table.title}, compression {compression}, kernel {kernel_size}: {'; '.join(said)}. {_said(table)}"
+    )
 
 
 def heat_maps(tables: Iterable[Table]) -> Figure:
@@ -77,7 +81,17 @@ def heat_maps(tables: Iterable[Table]) -> Figure:
     for axis, table in zip(axes[0], tables, strict=True):
         _heat_map(axis, table)
         axis.set_title(f"{table.title}: test accuracy, %", fontsize=10)
-    return figure
+    return described(figure, " ".join(map(_said, tables)))
+
+
+def _said(table: Table) -> str:
+    """The grid in words."""
+    cells = (
+        f"compression {c}, K = {k}: {' '.join([f'{100 * one.mean:.1f} %'] * bool(one.test) + _notes(one, verdict))}"
+        for ((c, k), one), verdict in zip(table.grid.items(), verdicts(table.grid).values(), strict=True)
+        if one.runs and one.missing < one.runs
+    )
+    return f"Mean test accuracy of {table.title}: {'; '.join(cells) or 'not run'}."
 
 
 def _heat_map(axis: Axes, table: Table) -> None:
@@ -191,7 +205,7 @@ def by_parameters(table: Table, control: Setting | None = None) -> Figure:
         axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY, fontsize=14)
         sizes = [cost.adapters for cost in table.costs.values()]
         axis.set(xlim=(min(sizes), max(sizes)), ylim=(0, 100))
-    return figure
+    return described(figure, f"Test accuracy against the adapters' parameters, a line a kernel size. {_said(table)}")
 
 
 # ---------------------------------------------------------------- training that collapses
@@ -221,13 +235,17 @@ def collapse_curves(runs: dict[str, dict]) -> Figure:
         axis.set(yscale="log")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, ncols=len(labels), loc="outside upper center")
-    return figure
+    ends = (
+        f"{label}: {', '.join(f'{name} {value:.2g}' for name, value in zip(names, record['curve'][-1][1:], strict=False))}"
+        for label, record in runs.items()
+    )
+    return described(figure, f"Three line charts by training step; at the end {'; '.join(ends)}.")
 
 
 def _styles() -> Iterable[dict]:
-    yield dict(color="#D55E00", lw=2)
-    yield dict(color="#0072B2", lw=2, ls="--")
-    yield dict(color="#009E73", lw=2, ls="-.")
+    yield dict(color=OTHERS[3], lw=2)
+    yield dict(color=OTHERS[2], lw=2, ls="--")
+    yield dict(color=OTHERS[0], lw=2, ls="-.")
 
 
 def collapse_table(cells: Iterable[tuple[dict, list[dict]]]) -> str:

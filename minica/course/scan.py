@@ -52,9 +52,13 @@ def tagged_text(notebook: NotebookNode, tag: str) -> str:
             for output in cell.outputs:
                 if output.output_type == "stream" and output.name == "stdout":
                     parts.append(output.text.strip("\n"))
-                elif "text/plain" in output.get("data", {}):
-                    parts.append(output.data["text/plain"])
-    return "\n".join(parts)
+                elif data := output.get("data", {}):
+                    parts.append(data.get("text/markdown") or ("" if _is_picture(data) else data.get("text/plain", "")))
+    return "\n".join(filter(None, parts))
+
+
+def _is_picture(data: dict[str, Any]) -> bool:
+    return any(kind.startswith("image/") for kind in data)
 
 
 def cell_place(cell: NotebookNode) -> str:
