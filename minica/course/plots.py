@@ -25,6 +25,7 @@ COLOURS = {
     "Frozen backbone": "#56B4E9",  # the probe of detection and segmentation: heads alone
     "Prompts": "#CC79A7",
     "Biases": "#E69F00",
+    "Bias tuning": "#E69F00",  # as benchmarks call it
     "Conv-Adapter": "#D55E00",
     "Full fine-tuning": "#009E73",
 }
@@ -106,10 +107,10 @@ def accuracy_by_size(found: dict[str, list[dict]]) -> Figure:
 
 
 PLACES = (  # of a name beside its point: offset in points, and how the text stands to it
-    (0, 7, "center", "bottom"),
-    (0, -7, "center", "top"),
     (8, 0, "left", "center"),
     (-8, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
     (7, 6, "left", "bottom"),
     (7, -6, "left", "top"),
     (-7, 6, "right", "bottom"),
@@ -226,6 +227,7 @@ def adapter_drawing(in_channels: int, out_channels: int, kernel_size: int, compr
     right.set_yticks(np.arange(-0.5, 9), [])
     right.grid(color="white")
     right.tick_params(length=0)
+    right.spines[:].set_visible(False)
     right.set_title(f"one output sees {kernel_size} x {kernel_size}", fontsize=11)
     shape = f"from {in_channels} channels through {width} to {out_channels}, kernel {kernel_size} x {kernel_size}"
     return described(figure, f"An adapter {shape}: {parameters:,} parameters, {macs / 1e6:.1f} million multiply-accumulates.")
@@ -356,8 +358,8 @@ PARTS = {  # kinds of layers, with a hatch beside the colour
 
 def needs(found: Needs, form: str) -> Figure:
     """What backward needs in MB in one form: a bar a block, stacked by kind of layer; the axes are the same for every form."""
-    figure, axis = plt.subplots(figsize=(8.6, 2.6))
-    figure.subplots_adjust(left=0.07, right=0.71, bottom=0.18, top=0.88)  # for a dropdown; a constrained layout takes 40 ms
+    figure, axis = plt.subplots(figsize=(8.6, 2.9))
+    figure.subplots_adjust(left=0.07, right=0.71, bottom=0.22, top=0.89)  # for a dropdown; a constrained layout takes 40 ms
     places, bottom = np.arange(len(found.blocks)), np.zeros(len(found.blocks))
     for kind, sizes in found.forms[form].items():
         colour, hatch = PARTS[kind]
@@ -416,7 +418,7 @@ def costs(
     shown = {name: entry for name, entry in methods.items() if "refused" not in entry}
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.36 * len(shown)), sharey=True)
     # For sliders; a constrained layout takes 40 ms.
-    figure.subplots_adjust(left=0.31, right=0.97, bottom=0.2, top=0.86 if title else 0.95, wspace=0.12)
+    figure.subplots_adjust(left=0.27, right=0.97, bottom=0.2, top=0.86 if title else 0.95, wspace=0.12)
     figure.suptitle(title, fontsize=11)
     everything = [entry for cell in grid for entry in cell.values() if "refused" not in entry]
     ranges = [
