@@ -16,6 +16,7 @@ import minica
 from minica import experiments
 from minica.course import dense_plots, figures, knob_plots, label_plots, memory, own_images, plots, reason_plots
 from minica.course.runner import NOTEBOOKS
+from minica.dense import detection
 from minica.experiments import knobs
 
 CELLS = {
@@ -98,7 +99,7 @@ NAMES = {
         several=[1, 0],
         task=SimpleNamespace(classes=("disc",)),
         networks=["Conv-Adapter", "Frozen backbone"],
-        detection=minica.dense.detection,
+        detection=detection,
     ),
     ("09_segmentation", "cell-22"): lambda: dict(
         found={"Conv-Adapter": [MASK.to(torch.uint8)] * 2},

@@ -186,7 +186,7 @@ def decisions(scores: Tensor, labels: Tensor, threshold: float, classes: Sequenc
         left.hist(scores[labels == label].numpy(), bins, **style)
     left.axvline(threshold, color="black")
     left.set(xlabel=f"score of {classes[1]!r}", ylabel="test images", yscale="log")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper center")
     said = (scores >= threshold).long()
     table = np.array([[int(((labels == row) & (said == column)).sum()) for column in (0, 1)] for row in (0, 1)])
     right.imshow(table / table.sum(1, keepdims=True).clip(1), cmap="Greys", vmin=0, vmax=1.8)
