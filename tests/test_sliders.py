@@ -139,7 +139,7 @@ def ends(control):
 
 @pytest.mark.parametrize("place", list(CELLS), ids=" ".join)
 def test_a_slider_only_draws(place, request):
-    """Every pair of ends: the figure is described, shown as a picture, and its axes are those of the first."""
+    """All ends together: it draws, says what it shows, and the axes are those of the first."""
     count = len(figures.live)
     exec(CELLS[place], MODULES | NAMES[place]())
     (widget,) = figures.live[count:]
@@ -150,8 +150,7 @@ def test_a_slider_only_draws(place, request):
     for values in itertools.product(*map(ends, controls.values())):
         values = dict(zip(controls, values, strict=True))
         figure = widget.f(**values)
-        (about,) = figures.picture(figure)[1].values()
-        alts.add(about["alt"])
+        alts.add(figures.alt_text(figure))
         chart = values.get(OTHER_AXES.get(place))
         here = [(axis.get_xlim(), axis.get_ylim()) for axis in figure.axes if not axis.images]
         assert limits.setdefault(chart, here) == here, "the axes must be the same wherever the slider stands"

@@ -26,7 +26,7 @@ from PIL import Image
 from .page import VIEW
 
 FINER = 2  # pixels of the file for one on the page, so that phones and dense screens have something to show
-COLOURS_KEPT = 64  # of a drawing; its edges are mixtures of two colours
+PALETTES = (64, 256)  # colours of a drawing, whose edges are mixtures of two
 FAR_OFF = 24  # of 255: a pixel that is further from its colour shows
 JPEG_QUALITY = 68  # in twice the pixels this shows less than 80 does in half of them
 NOT_LIVE = "Run this cell to move the sliders."
@@ -56,21 +56,27 @@ def alt_text(figure: Figure) -> str:
 def picture(figure: Figure) -> tuple[dict[str, str], dict[str, dict]]:
     """A figure as Jupyter shows it: the data by MIME type, and the metadata (alternative text, width, height) by MIME type.
 
-    Drawings become a PNG of few colours.  Photographs become a JPEG: where few colours do not do, or where it is smaller.
+    Drawings become a PNG of as few colours as do.  Where 256 do not, or where it is smaller, a JPEG is taken: photographs are.
     The picture is as large as the figure, or larger where text reaches over its edge.
     """
     flat = _drawn(figure)
-    few = flat.quantize(COLOURS_KEPT, dither=Image.Dither.NONE)
-    kinds = {"image/png": (few, {"optimize": True}), "image/jpeg": (flat, {"quality": JPEG_QUALITY, "optimize": True})}
-    found = {}
-    for kind, (shown, options) in kinds.items():
-        shown.save(file := io.BytesIO(), format=kind.partition("/")[2], **options)
-        found[kind] = file.getvalue()
-    off = np.abs(np.asarray(few.convert("RGB"), dtype=int) - np.asarray(flat)).max(-1) > FAR_OFF
-    kind = "image/jpeg" if off.mean() > 0.002 else min(found, key=lambda name: len(found[name]))
+    options = {"quality": JPEG_QUALITY, "optimize": True}
+    found = [("image/jpeg", _encoded(flat, "jpeg", **options))]
+    for colours in PALETTES:
+        few = flat.quantize(colours, dither=Image.Dither.NONE)
+        off = np.abs(np.asarray(few.convert("RGB"), dtype=int) - np.asarray(flat)).max(-1) > FAR_OFF
+        if off.mean() < 0.002:
+            found.append(("image/png", _encoded(few, "png", optimize=True)))
+            break
+    kind, data = min(found, key=lambda pair: len(pair[1]))
     width, height = (round(side / FINER) for side in flat.size)
     about = {"alt": alt_text(figure), "width": width, "height": height}
-    return {kind: base64.b64encode(found[kind]).decode("ascii")}, {kind: about}
+    return {kind: base64.b64encode(data).decode("ascii")}, {kind: about}
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    image.save(file := io.BytesIO(), format=form, **options)
+    return file.getvalue()
 
 
 def _drawn(figure: Figure) -> Image.Image:
