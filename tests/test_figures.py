@@ -14,7 +14,7 @@ from PIL import Image
 
 from minica.course import dense_plots, figures, page, plots
 from minica.course.runner import NOTEBOOKS
-from minica.course.scan import tagged_text
+from minica.course.scan import VIEW, tagged_text
 from minica.course.tables import table
 
 SOURCES = sorted(NOTEBOOKS.parent.glob("minica/course/*plots.py"))
@@ -177,7 +177,7 @@ def test_marks_say_right_and_wrong_beside_any_colour():
 def saved():
     """A picture and a slider as an executed notebook has them."""
     picture, about = figures.picture(plots.adapter_drawing(64, 64, 3, 4, size=56))
-    slider = {page.VIEW: {"model_id": "a", "version_major": 2}, "text/plain": figures.NOT_LIVE}
+    slider = {VIEW: {"model_id": "a", "version_major": 2}, "text/plain": figures.NOT_LIVE}
     outputs = [new_output("display_data", picture, metadata=about), new_output("display_data", slider)]
     notebook = new_notebook(cells=[new_code_cell("draw()", outputs=outputs, execution_count=1)])
     notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"a": {}}, "version_major": 2}}

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from .page import VIEW
+from .scan import VIEW
 
 FINER = 2  # pixels of the file for one on the page, so that phones and dense screens have something to show
 PALETTES = (64, 256)  # colours of a drawing, whose edges are mixtures of two

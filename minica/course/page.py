@@ -7,7 +7,7 @@ from pathlib import Path
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-VIEW = "application/vnd.jupyter.widget-view+json"
+from .scan import VIEW
 
 # nbconvert's page has neither the alternative text of a picture nor tables that fit a phone.
 _PICTURE = """
@@ -18,7 +18,7 @@ TEMPLATE = (
 {% block html_head_css %}{{ super() }}
 <style>
 .jp-RenderedMarkdown table {display: block; overflow-x: auto; max-width: 100%}
-.jp-OutputArea-output pre {white-space: pre-wrap; overflow-wrap: anywhere}
+.jp-OutputArea-output pre {white-space: pre-wrap; overflow-wrap: anywhere; word-break: normal}
 @media (max-width: 600px) {
   body.jp-Notebook {padding: 0 4px}
   .jp-InputPrompt, .jp-OutputPrompt {display: none}

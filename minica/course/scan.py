@@ -8,6 +8,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+VIEW = "application/vnd.jupyter.widget-view+json"  # the kind of output that is a widget
+
 
 def scan(notebook: NotebookNode) -> list[str]:
     """Every fault in an executed copy, whatever papermill's exit status said: an empty list if there is none.
@@ -75,7 +77,7 @@ def _showing(notebook: NotebookNode, state: dict[str, Any], model: str) -> str:
         boxes = {key for key in entries.keys() - holders if any(f"IPY_MODEL_{box}" in entries[key] for box in boxes)}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            if output.get("data", {}).get("application/vnd.jupyter.widget-view+json", {}).get("model_id") in holders:
+            if output.get("data", {}).get(VIEW, {}).get("model_id") in holders:
                 return cell_place(cell)
     return "a widget that no cell shows"
 
