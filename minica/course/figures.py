@@ -26,7 +26,6 @@ from PIL import Image
 from .scan import VIEW
 
 FINER = 2  # pixels of the file for one on the page, so that phones and dense screens have something to show
-PALETTES = (64, 256)  # colours of a drawing, whose edges are mixtures of two
 FAR_OFF = 24  # of 255: a pixel that is further from its colour shows
 JPEG_QUALITY = 68  # in twice the pixels this shows less than 80 does in half of them
 NOT_LIVE = "Run this cell to move the sliders."
@@ -56,19 +55,16 @@ def alt_text(figure: Figure) -> str:
 def picture(figure: Figure) -> tuple[dict[str, str], dict[str, dict]]:
     """A figure as Jupyter shows it: the data by MIME type, and the metadata (alternative text, width, height) by MIME type.
 
-    Drawings become a PNG of as few colours as do.  Where 256 do not, or where it is smaller, a JPEG is taken: photographs are.
+    Drawings become a PNG of 256 colours.  Where these do not do, or where it is smaller, a JPEG is taken: photographs are.
     The picture is as large as the figure, or larger where text reaches over its edge.
     """
     flat = _drawn(figure)
-    options = {"quality": JPEG_QUALITY, "optimize": True}
-    found = [("image/jpeg", _encoded(flat, "jpeg", **options))]
-    for colours in PALETTES:
-        few = flat.quantize(colours, dither=Image.Dither.NONE)
-        off = np.abs(np.asarray(few.convert("RGB"), dtype=int) - np.asarray(flat)).max(-1) > FAR_OFF
-        if off.mean() < 0.002:
-            found.append(("image/png", _encoded(few, "png", optimize=True)))
-            break
-    kind, data = min(found, key=lambda pair: len(pair[1]))
+    # An octree keeps rare colours, those of small marks, which the median cut gives up.
+    few = flat.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    kind, data = "image/jpeg", _encoded(flat, "jpeg", quality=JPEG_QUALITY, optimize=True)
+    off = np.abs(np.asarray(few.convert("RGB"), dtype=int) - np.asarray(flat)).max(-1) > FAR_OFF
+    if off.mean() < 0.002 and len(drawing := _encoded(few, "png", optimize=True)) < len(data):
+        kind, data = "image/png", drawing
     width, height = (round(side / FINER) for side in flat.size)
     about = {"alt": alt_text(figure), "width": width, "height": height}
     return {kind: base64.b64encode(data).decode("ascii")}, {kind: about}
