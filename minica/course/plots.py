@@ -587,7 +587,7 @@ def classes_off(off: dict[str, Tensor]) -> Figure:
     Args:
         off: by method what was said minus what is, int64 (images,).
     """
-    figure, axes = plt.subplots(1, len(off), figsize=(8.6, 2.6), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(off), figsize=(8.6, 2.6), sharex=True, sharey=True, squeeze=False, layout="constrained")
     said = []
     for axis, (method, values) in zip(axes[0], off.items(), strict=True):
         axis.bar(*np.unique(values.numpy(), return_counts=True), color=COLOURS.get(method, COLOURS["Conv-Adapter"]))
