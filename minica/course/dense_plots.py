@@ -143,6 +143,7 @@ def overlap(mask: Tensor, guess: Tensor, label: int, name: str) -> Figure:
     figure.subplots_adjust(left=0.02, right=0.5, bottom=0.02, top=0.9)
     axis.imshow(parts, cmap=ListedColormap(colours), vmin=0, vmax=3)
     axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
     ratio = f"{both / either:.2f}" if either else "not defined"
     axis.set_title(f"{name}: {both:,} / {either:,} pixels = {ratio}", fontsize=11)
     names = ("missed: only the mask has it", "too much: only the guess has it", "in both")
@@ -206,6 +207,8 @@ def pixels(
         axis.set_title("truth" if view == "truth" else share, fontsize=10)
         said.append("the true mask" if view == "truth" else share)
     keys = [Patch(color=PALETTE[k % len(PALETTE)], label=name) for k, name in enumerate(classes) if k][:8]
+    if view == "errors":
+        keys = [Patch(color=PALETTE[2], label="wrong")]
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=9, frameon=False)
     what = {"prediction": "what each method says", "truth": "the true mask", "errors": "where each method is wrong"}[view]
     return described(figure, f"An image, and over it {what}: {'; '.join(said)}. Classes: {', '.join(classes)}.")
