@@ -224,3 +224,26 @@ def test_a_terminal_shows_the_table_and_no_picture():
     ]
     cell = new_code_cell("", outputs=outputs, metadata={"tags": ["result-table"]})
     assert tagged_text(new_notebook(cells=[cell]), "result-table") == "| a |\nsaid"
+
+
+def test_numbers_in_a_heat_map_can_be_read():
+    """Whatever the shade: 4.5 : 1 against it."""
+    import itertools
+
+    from matplotlib.colors import to_hex
+
+    from minica.course import knob_plots
+    from minica.experiments import knobs
+
+    pairs = list(itertools.product(knobs.COMPRESSIONS, knobs.KERNELS))
+    grid = {pair: knobs.Setting(({"test": {"accuracy": 0.3 + 0.04 * i}},), 0, 0, 1) for i, pair in enumerate(pairs)}
+    cost = knobs.Cost(*(10,) * len(knobs.Cost._fields))
+    axis = knob_plots.heat_maps([knob_plots.Table("position", 64, grid, dict.fromkeys(pairs, cost))]).axes[0]
+    (image,) = axis.images
+    colours = set()
+    for text in axis.texts:
+        column, row = map(int, text.get_position())
+        shade = to_hex(image.to_rgba(image.get_array()[row, column]))
+        colours.add(text.get_color())
+        assert contrast(shade, to_hex(text.get_color())) >= 4.5, shade
+    assert colours == {"black", "white"}

@@ -6,7 +6,7 @@ Sliders redraw from a :class:`Table`, which holds all numbers; nothing is traine
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -100,12 +100,12 @@ def _heat_map(axis: Axes, table: Table) -> None:
     low, high = table.limits
     colours = plt.get_cmap("Blues").with_extremes(bad=NOT_RUN)
     shades = dict(vmin=low - 0.3 * (high - low), vmax=high, cmap=colours)
-    axis.imshow(np.ma.masked_invalid(means), **shades, aspect="auto", origin="lower")
+    picture = axis.imshow(np.ma.masked_invalid(means), **shades, aspect="auto", origin="lower")
     said = verdicts(table.grid)
     for row, kernel in enumerate(KERNELS):
         for column, compression in enumerate(COMPRESSIONS):
             one, mean = table.grid[compression, kernel], means[row, column]
-            dark = not math.isnan(mean) and mean > (low + high) / 2
+            dark = not math.isnan(mean) and _luminance(picture.to_rgba(mean)) < 0.18  # white is then easier to read than black
             lines = [] if math.isnan(mean) else [f"{100 * mean:.1f}"]
             axis.text(column, row, "\n".join(lines + _notes(one, said[compression, kernel])), ha="center", va="center",
                       fontsize=9, color="white" if dark else "black", linespacing=1.3)  # fmt: skip
@@ -114,6 +114,12 @@ def _heat_map(axis: Axes, table: Table) -> None:
     axis.set(xlabel="compression", ylabel="kernel size")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """The relative luminance of a colour (red, green, blue from 0 to 1) by WCAG 2."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
 
 def _notes(one: Setting, verdict: str) -> list[str]:
