@@ -7,7 +7,6 @@ import re
 import warnings
 from types import SimpleNamespace
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
@@ -30,20 +29,17 @@ CLASSES = ("disc", "square", "triangle")
 def controls(name: str, **names) -> tuple:
     """The callback of a notebook's slider and its controls, its cell run with the given names."""
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells
-    (source,) = [cell.source for cell in cells if cell.cell_type == "code" and "ipywidgets.interact(" in cell.source]
+    (source,) = [cell.source for cell in cells if cell.cell_type == "code" and "figures.sliders(" in cell.source]
     found = []
-    names["ipywidgets"] = type("Widgets", (), vars(ipywidgets) | {"interact": lambda *given, **by: found.append((*given, by))})
-    exec(source, names | {"plt": plt, "dense_plots": dense_plots, "detection": detection})
+    names["figures"] = SimpleNamespace(sliders=lambda *given, **by: found.append((*given, by)))
+    exec(source, names | {"dense_plots": dense_plots, "detection": detection})
     ((callback, given),) = found
     return callback, given
 
 
 def ends(control) -> tuple:
-    """The first and the last value that a control of ``interact`` can take."""
-    if isinstance(control, ipywidgets.FloatSlider):
-        return control.min, control.max
-    values = control.options if isinstance(control, ipywidgets.ToggleButtons) else control
-    return values[0], values[-1]
+    """The first and the last value that a control can take: a list of values, or the least, the largest and perhaps a step."""
+    return control[0], control[-1] if isinstance(control, list) else control[1]
 
 
 @pytest.fixture
@@ -101,10 +97,10 @@ def test_the_switch_of_views_only_draws(request):
     task = type("Task", (), {"classes": ("background", *CLASSES)})
     names = dict(found=found, truth=[mask, mask], pictures=[torch.rand(3, 2, 2)] * 2, several=[0, 1], task=task)
     callback, given = controls("09_segmentation", **names)
-    assert given["view"].options == dense_plots.VIEWS and given.keys() == {"view", "picture"}
+    assert given["view"] == list(dense_plots.VIEWS) and given.keys() == {"view", "picture"}
     request.getfixturevalue("idle")
     titles = set()
-    for view in given["view"].options:
+    for view in given["view"]:
         for picture in ends(given["picture"]):
             callback(view=view, picture=picture)
             titles.add(tuple(axis.get_title() for axis in plt.gcf().axes))

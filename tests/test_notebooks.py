@@ -9,6 +9,7 @@ import pytest
 from publishing import unpublishable
 
 from minica.course.runner import NOTEBOOKS, find, run
+from minica.course.scan import cell_place
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 ASKED = {"predict", "exercise", "solution"}  # cells that are not counted
@@ -25,7 +26,21 @@ def test_it_runs(path, tmp_path):
     assert result.faults == []
     assert unpublishable(result.notebook) == []
     assert result.headline, "no cell tagged 'headline' printed anything"
-    assert result.page.stat().st_size > 0
+    assert pictures_without_text(result.notebook) == []
+    assert "No description has been provided" not in result.page.read_text(encoding="utf-8")
+
+
+def pictures_without_text(path):
+    """Where a picture that a cell shows has no alternative text, or where a slider of a saved notebook would stand still."""
+    found = []
+    for cell in nbformat.read(path, 4).cells:
+        for output in cell.get("outputs", ()):
+            for kind in output.get("data", {}):
+                if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt"):
+                    found.append(f"{cell_place(cell)}: {kind} without alternative text")
+                if "widget" in kind:
+                    found.append(f"{cell_place(cell)}: {kind}")
+    return found
 
 
 @each

@@ -7,7 +7,8 @@ import pytest
 
 from minica.course.frame import LINKS
 from minica.course.routes import BEGIN, END, ROUTES, routes_table, write_routes
-from minica.course.runner import NOTEBOOKS, as_page
+from minica.course.page import html
+from minica.course.runner import NOTEBOOKS
 
 ROOT = NOTEBOOKS.parent
 PAGES = [ROOT / "README.md", ROOT / "TEACHING.md", ROOT / "DATA.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,7 +100,7 @@ def test_routes_add_up_what_was_measured(tmp_path):
         if path.name[:2] not in ("05", "07"):
             notebook.metadata["minica"] = {"seconds": 60 * (1 + int(path.name[:2]))}
         nbformat.write(notebook, tmp_path / path.name)
-    minutes = [line.rpartition("| ")[0].rpartition("| ")[2].strip() for line in routes_table(tmp_path).splitlines()[2:]]
+    minutes = [line.strip("| ").rpartition("| ")[2] for line in routes_table(tmp_path).splitlines()[2:]]
     assert minutes == ["9", str(1 + 3 + 4 + 11 + 12), "not measured yet", "not measured yet"] and len(minutes) == len(ROUTES)
     readme = tmp_path / "README.md"
     readme.write_text(f"above\n{BEGIN}old\nold{END}\nbelow\n<!-- table: other -->\nkept{END}\n")
@@ -121,7 +122,9 @@ def test_teaching_names_exercises_and_commands_that_are_there():
 def test_answers_and_hints_are_folded_on_a_page():
     notebook = nbformat.read(PATHS[3], 4)
     folded = sum(cell.source.count("<details>") for cell in notebook.cells if cell.cell_type == "markdown")
-    inside = re.findall(r"<details><summary>(?:Answer|Hint)</summary>\n(.*?)</details>", as_page(notebook, PATHS[3]), re.S)
+    inside = re.findall(
+        r"<details><summary>(?:Answer|Hint)</summary>\n(.*?)</details>", html(notebook, PATHS[3].stem, NOTEBOOKS), re.S
+    )
     assert folded >= 4 and len(inside) == folded and all("<p>" in text for text in inside)
     texts = [markdown_of(path) for path in PATHS]
     pictures = [target for text in texts for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)]

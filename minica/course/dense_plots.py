@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -13,10 +14,12 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from ..dense.segmentation import IGNORED
-from .plots import COLOURS, GREY
+from .figures import described
+from .plots import COLOURS, GREY, OTHERS
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; the first is for the background of masks.
-PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+# Of classes: Paul Tol's "bright", which colour-blind readers can tell apart and which shows on photographs.  No colour of it is
+# a method's.  The first is for the background of masks.
+PALETTE = ("#000000", "#66CCEE", "#EE6677", "#CCBB44", "#228833", "#AA3377", "#4477AA", "#BBBBBB", "#FFFFFF")
 VIEWS = ("prediction", "truth", "errors")
 
 
@@ -29,7 +32,8 @@ def scenes(images: Sequence[Tensor], targets: Sequence[dict], classes: Sequence[
     for axis, image, target in zip(axes.flat, images, targets, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
         _boxes(axis, target, classes)
-    return figure
+    said = (_counted([classes[label - 1] for label in target["labels"].tolist()]) for target in targets)
+    return described(figure, f"{len(images)} images with boxes around objects: {'; '.join(said)}.")
 
 
 def over_threshold(
@@ -57,15 +61,19 @@ def over_threshold(
     shown = found["scores"] >= threshold
     _boxes(left, {key: value[shown] for key, value in found.items()}, classes)
     left.set_title(f"{method}: {int(shown.sum())} boxes score {threshold:.2f} or more", fontsize=11)
-    for name, (scores, precision, recall) in curves.items():
+    said = []
+    for (name, (scores, precision, recall)), line in zip(curves.items(), ("-", "--", ":"), strict=False):
         colour = COLOURS.get(name, GREY)
-        right.plot(recall, precision, color=colour, lw=2, label=name)
+        right.plot(recall, precision, color=colour, lw=2, ls=line, label=name)
         if count := int((scores >= threshold).sum()):
             right.plot(recall[count - 1], precision[count - 1], "o", color=colour, ms=9 if name == method else 5)
+            said.append(f"{name} precision {precision[count - 1]:.2f}, recall {recall[count - 1]:.2f}")
     right.set(xlabel="recall: share of the objects that are found", ylabel="precision: share of boxes that are right")
     right.set(xlim=(0, 1.02), ylim=(0, 1.02))
     right.legend(frameon=False, fontsize=9, loc="lower left")
-    return figure
+    true = len(target["labels"])
+    text = f"An image with {int(shown.sum())} boxes of {method} that score {threshold:.2f} or more, and {true} true ones"
+    return described(figure, f"{text}; beside it precision against recall: {'; '.join(said) or 'no box scores as much'}.")
 
 
 def strengths(image: Tensor, maps: Mapping[str, Tensor]) -> Figure:
@@ -82,25 +90,29 @@ def strengths(image: Tensor, maps: Mapping[str, Tensor]) -> Figure:
         axis.set_title(f"{name}\n{' x '.join(str(side) for side in map.shape)}", fontsize=9)
     for axis in axes:
         axis.axis("off")
-    return figure
+    sizes = (f"{name}, {' x '.join(str(side) for side in map.shape)}" for name, map in maps.items())
+    return described(figure, f"An image, and how strongly each map answers at each place: {'; '.join(sizes)}.")
 
 
 def loss_parts(parts: Mapping[str, Sequence[float]], window: int = 10) -> Figure:
     """The parts of a loss by step, each a mean over ``window`` steps, or over a fifth of them all if those are fewer."""
     figure, axis = plt.subplots(figsize=(8, 2.9))
     figure.subplots_adjust(left=0.09, right=0.72, bottom=0.17, top=0.96)
-    for colour, (name, values) in zip(PALETTE[1:], parts.items(), strict=False):
+    said = []
+    for colour, line, (name, values) in zip(OTHERS, ("-", "--", "-.", ":") * 2, parts.items(), strict=False):
         width = min(window, max(1, len(values) // 5))
         mean = np.convolve(values, np.full(width, 1 / width), "valid")
-        axis.plot(np.arange(width, len(values) + 1), mean, color=colour, lw=2, label=name)
+        axis.plot(np.arange(width, len(values) + 1), mean, color=colour, lw=2, ls=line, label=name)
+        said.append(f"{name} from {mean[0]:.2f} to {mean[-1]:.2f}")
     axis.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return described(figure, f"Parts of the loss by training step: {'; '.join(said)}.")
 
 
 def scores(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> Figure:
     """A test metric in % by method, a panel for each data set: a dot a seed, the same seed joined, a bar at the mean."""
     figure, axes = plt.subplots(1, len(found), figsize=(3.1 * len(found), 3), squeeze=False, layout="constrained")
+    said = []
     for axis, (title, methods) in zip(axes[0], found.items(), strict=True):
         if not methods:
             axis.text(0.5, 0.5, "not run yet", ha="center", va="center", transform=axis.transAxes, color=GREY)
@@ -114,8 +126,10 @@ def scores(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> F
         axis.set_xticks(range(len(methods)), [name.replace(" ", "\n").replace("-A", "-\nA") for name in methods], fontsize=9)
         axis.set_title(title, fontsize=11)
         axis.set_xlim(-0.6, max(len(methods), 1) - 0.4)
+        means = (f"{name} {100 * np.mean(values):.1f}" for name, values in methods.items())
+        said.append(f"{title}: {', '.join(means) or 'not run yet'}")
     axes[0, 0].set(ylabel=f"test {metric}, %")
-    return figure
+    return described(figure, f"Test {metric} in % by method, mean over seeds. {'; '.join(said)}.")
 
 
 def overlap(mask: Tensor, guess: Tensor, label: int, name: str) -> Figure:
@@ -124,17 +138,23 @@ def overlap(mask: Tensor, guess: Tensor, label: int, name: str) -> Figure:
     both, either = (true & said).sum().item(), (true | said).sum().item()
     parts = np.zeros(mask.shape)
     parts[(true & ~said).numpy()], parts[(said & ~true).numpy()], parts[(true & said).numpy()] = 1, 2, 3
-    colours = ("#EEEEEE", "#0072B2", "#D55E00", "#009E73")
+    colours = ("#EEEEEE", PALETTE[6], PALETTE[2], PALETTE[3])
     figure, axis = plt.subplots(figsize=(6.4, 3))
     figure.subplots_adjust(left=0.02, right=0.5, bottom=0.02, top=0.9)
     axis.imshow(parts, cmap=ListedColormap(colours), vmin=0, vmax=3)
     axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
     ratio = f"{both / either:.2f}" if either else "not defined"
     axis.set_title(f"{name}: {both:,} / {either:,} pixels = {ratio}", fontsize=11)
     names = ("missed: only the mask has it", "too much: only the guess has it", "in both")
     keys = [Patch(color=colour, label=label) for colour, label in zip(colours[1:], names, strict=True)]
     axis.legend(handles=keys, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=10)
-    return figure
+    counts = ", ".join(f"{what} {int((parts == k).sum()):,} pixels" for k, what in enumerate(names, 1))
+    return described(figure, f"Where a mask and a guess of {name} overlap: {counts}; their ratio {ratio}.")
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in Counter(names).items()) or "no objects"
 
 
 def _boxes(axis: Axes, objects: dict, classes: Sequence[str], style: str = "-", named: bool = True) -> None:
@@ -169,7 +189,7 @@ def pixels(
     figure, axes = plt.subplots(1, 1 + len(guesses), figsize=(2.8 * (1 + len(guesses)), 3.3), squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.16, top=0.9, wspace=0.04)
     colours = ListedColormap([PALETTE[k % len(PALETTE)] for k in range(len(classes))])
-    counts = mask != IGNORED
+    counts, said = mask != IGNORED, []
     for axis, (name, guess) in zip(axes[0], [("image", None), *guesses.items()], strict=True):
         axis.imshow(image.permute(1, 2, 0).numpy())
         axis.axis("off")
@@ -178,13 +198,17 @@ def pixels(
             continue
         wrong = (guess.long() != mask) & counts
         if view == "errors":
-            axis.imshow(np.ma.masked_where(~wrong.numpy(), np.ones(mask.shape)), cmap=ListedColormap(["#D55E00"]), alpha=0.9)
+            axis.imshow(np.ma.masked_where(~wrong.numpy(), np.ones(mask.shape)), cmap=ListedColormap([PALETTE[2]]), alpha=0.9)
         else:
             shown = (guess.long() if view == "prediction" else mask).numpy()
             hidden = (shown == 0) | ~counts.numpy()
             axis.imshow(np.ma.masked_where(hidden, shown), cmap=colours, vmin=0, vmax=len(classes) - 1, alpha=0.75)
         share = f"{name}: {100 * wrong.sum().item() / max(counts.sum().item(), 1):.1f} % wrong"
         axis.set_title("truth" if view == "truth" else share, fontsize=10)
+        said.append("the true mask" if view == "truth" else share)
     keys = [Patch(color=PALETTE[k % len(PALETTE)], label=name) for k, name in enumerate(classes) if k][:8]
+    if view == "errors":
+        keys = [Patch(color=PALETTE[2], label="wrong")]
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=9, frameon=False)
-    return figure
+    what = {"prediction": "what each method says", "truth": "the true mask", "errors": "where each method is wrong"}[view]
+    return described(figure, f"An image, and over it {what}: {'; '.join(said)}. Classes: {', '.join(classes)}.")

@@ -6,7 +6,7 @@ Sliders redraw from a :class:`Table`, which holds all numbers; nothing is traine
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -18,12 +18,13 @@ from ..experiments.collapse import collapsed
 from ..experiments.knobs import COMPRESSIONS, KERNELS, MATCHED_AT, Cost, Knobs, Setting, best, verdicts
 from ..experiments.tables import markdown
 from ..tasks.classification import wilson_interval
-from .plots import COLOURS, GREY
+from .figures import described
+from .plots import COLOURS, GREY, OTHERS
 
-DOWN, UP, HEAD = COLOURS["Conv-Adapter"], COLOURS["Biases"], "#999999"
+DOWN, UP, HEAD = COLOURS["Conv-Adapter"], OTHERS[1], "#999999"
 NOT_RUN = "#DDDDDD"
 MARKS = {"best": "best on val.", "indistinguishable": "≈ best", "better": "> best", "not run": "not run"}
-BY_KERNEL = dict(zip(KERNELS, (("o", "#D55E00"), ("s", "#0072B2"), ("^", "#009E73"), ("D", "#CC79A7")), strict=True))
+BY_KERNEL = dict(zip(KERNELS, (("o", OTHERS[4]), ("s", OTHERS[5]), ("^", OTHERS[3]), ("D", OTHERS[0])), strict=True))
 
 
 class Table(NamedTuple):
@@ -67,7 +68,10 @@ def knobs(table: Table, compression: int, kernel_size: int) -> Figure:
     _macs(rows[1], table, here)
     _fields(rows[2], table, here)
     _runs(rows[3], table, here)
-    return figure
+    said = [axis.get_title(loc="left") for axis in rows]
+    return described(
+        figure, f"{table.title}, compression {compression}, kernel {kernel_size}: {'; '.join(said)}. {_said(table)}"
+    )
 
 
 def heat_maps(tables: Iterable[Table]) -> Figure:
@@ -77,7 +81,17 @@ def heat_maps(tables: Iterable[Table]) -> Figure:
     for axis, table in zip(axes[0], tables, strict=True):
         _heat_map(axis, table)
         axis.set_title(f"{table.title}: test accuracy, %", fontsize=10)
-    return figure
+    return described(figure, " ".join(map(_said, tables)))
+
+
+def _said(table: Table) -> str:
+    """The grid in words."""
+    cells = (
+        f"compression {c}, K = {k}: {' '.join([f'{100 * one.mean:.1f} %'] * bool(one.test) + _notes(one, verdict))}"
+        for ((c, k), one), verdict in zip(table.grid.items(), verdicts(table.grid).values(), strict=True)
+        if one.runs and one.missing < one.runs
+    )
+    return f"Mean test accuracy of {table.title}: {'; '.join(cells) or 'not run'}."
 
 
 def _heat_map(axis: Axes, table: Table) -> None:
@@ -86,12 +100,12 @@ def _heat_map(axis: Axes, table: Table) -> None:
     low, high = table.limits
     colours = plt.get_cmap("Blues").with_extremes(bad=NOT_RUN)
     shades = dict(vmin=low - 0.3 * (high - low), vmax=high, cmap=colours)
-    axis.imshow(np.ma.masked_invalid(means), **shades, aspect="auto", origin="lower")
+    picture = axis.imshow(np.ma.masked_invalid(means), **shades, aspect="auto", origin="lower")
     said = verdicts(table.grid)
     for row, kernel in enumerate(KERNELS):
         for column, compression in enumerate(COMPRESSIONS):
             one, mean = table.grid[compression, kernel], means[row, column]
-            dark = not math.isnan(mean) and mean > (low + high) / 2
+            dark = not math.isnan(mean) and _luminance(picture.to_rgba(mean)) < 0.18  # white is then easier to read than black
             lines = [] if math.isnan(mean) else [f"{100 * mean:.1f}"]
             axis.text(column, row, "\n".join(lines + _notes(one, said[compression, kernel])), ha="center", va="center",
                       fontsize=9, color="white" if dark else "black", linespacing=1.3)  # fmt: skip
@@ -100,6 +114,12 @@ def _heat_map(axis: Axes, table: Table) -> None:
     axis.set(xlabel="compression", ylabel="kernel size")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """The relative luminance of a colour (red, green, blue from 0 to 1) by WCAG 2."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
 
 def _notes(one: Setting, verdict: str) -> list[str]:
@@ -191,7 +211,7 @@ def by_parameters(table: Table, control: Setting | None = None) -> Figure:
         axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY, fontsize=14)
         sizes = [cost.adapters for cost in table.costs.values()]
         axis.set(xlim=(min(sizes), max(sizes)), ylim=(0, 100))
-    return figure
+    return described(figure, f"Test accuracy against the adapters' parameters, a line a kernel size. {_said(table)}")
 
 
 # ---------------------------------------------------------------- training that collapses
@@ -221,13 +241,17 @@ def collapse_curves(runs: dict[str, dict]) -> Figure:
         axis.set(yscale="log")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, ncols=len(labels), loc="outside upper center")
-    return figure
+    ends = (
+        f"{label}: {', '.join(f'{name} {value:.2g}' for name, value in zip(names, record['curve'][-1][1:], strict=False))}"
+        for label, record in runs.items()
+    )
+    return described(figure, f"Three line charts by training step; at the end {'; '.join(ends)}.")
 
 
 def _styles() -> Iterable[dict]:
-    yield dict(color="#D55E00", lw=2)
-    yield dict(color="#0072B2", lw=2, ls="--")
-    yield dict(color="#009E73", lw=2, ls="-.")
+    yield dict(color=OTHERS[3], lw=2)
+    yield dict(color=OTHERS[2], lw=2, ls="--")
+    yield dict(color=OTHERS[0], lw=2, ls="-.")
 
 
 def collapse_table(cells: Iterable[tuple[dict, list[dict]]]) -> str:

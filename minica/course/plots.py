@@ -2,75 +2,166 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from ..counting import adapter_macs, adapter_parameters, bottleneck_width
 from ..schemes import SCHEMES
+from .figures import described
 from .memory import Needs
 
-# One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.
+# One colour a method, in every notebook: Okabe and Ito's palette, which colour-blind readers can tell apart.  They are for
+# marks and areas; text is black or GREY, because most of them are too light to read on white.
 COLOURS = {
     "Linear probe": "#56B4E9",
     "Frozen backbone": "#56B4E9",  # the probe of detection and segmentation: heads alone
     "Prompts": "#CC79A7",
     "Biases": "#E69F00",
+    "Bias tuning": "#E69F00",  # as benchmarks call it
     "Conv-Adapter": "#D55E00",
     "Full fine-tuning": "#009E73",
 }
 GREY = "#666666"
-if "matplotlib_inline.backend_inline" in sys.modules or "ipykernel" in sys.modules:
-    # Photographs as PNG make a notebook too large to open on a phone.
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
+# What is no method (kinds of layers, parts of memory, classes of objects) has another palette, Paul Tol's "muted".
+OTHERS = ("#332288", "#DDCC77", "#44AA99", "#882255", "#88CCEE", "#999933", "#CC6677", "#117733")
+HATCHES = ("", "//", "..", "xx", "", "//", "..", "xx")
+# The schemes are one method: dark is of blocks, and what comes after its part is dashed.
+SCHEME_STYLES = {
+    "conv_parallel": dict(color=COLOURS["Conv-Adapter"], marker="o"),
+    "conv_sequential": dict(color=COLOURS["Conv-Adapter"], marker="s", linestyle="--"),
+    "residual_parallel": dict(color="#6B2D00", marker="o"),
+    "residual_sequential": dict(color="#6B2D00", marker="s", linestyle="--"),
+}
+MARKS = {True: "✓", False: "✗"}
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
 
 
-def photos(images: Sequence[Tensor], titles: Sequence[str], columns: int = 6, colours: Sequence[str] | None = None) -> Figure:
-    """A grid of uint8 images (1 | 3, H, W), in a tensor or a list, each under its title."""
+def photos(images: Sequence[Tensor], titles: Sequence[str], columns: int = 6, right: Sequence[bool] | None = None) -> Figure:
+    """A grid of uint8 images (1 | 3, H, W), in a tensor or a list, each under its title.
+
+    Args:
+        right: for each image whether what the title says of it is right, shown as a mark before the title.
+    """
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False, layout="constrained")
+    lines = max((title.count("\n") for title in titles), default=0)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.3 * columns, (1.6 + 0.16 * lines) * rows), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat:
         axis.axis("off")
-    for i, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+    if right is not None:
+        titles = [f"{MARKS[bool(mark)]} {title}" for title, mark in zip(titles, right, strict=True)]
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title, fontsize=9, color=colours[i] if colours else "black")
-    return figure
+        axis.set_title(title, fontsize=9)
+    names = Counter(" ".join(title.split()) for title in titles[: len(images)])
+    said = "; ".join(name if number == 1 else f"{number} times {name}" for name, number in names.items())
+    return described(figure, f"{len(images)} pictures in {rows} {'row' if rows == 1 else 'rows'}, titled: {said}.")
 
 
 def learning_curves(histories: dict[str, list[dict]]) -> Figure:
     """Training loss and validation accuracy by epoch, a line a method."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for name, history in histories.items():
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    said = []
+    for (name, history), marker in zip(histories.items(), "os^D", strict=False):
         epochs = [record["epoch"] for record in history]
-        left.plot(epochs, [record["train_loss"] for record in history], "o-", color=COLOURS.get(name), label=name)
-        right.plot(epochs, [100 * record["val_accuracy"] for record in history], "o-", color=COLOURS.get(name))
-    left.set(xlabel="epoch", title="training loss", xticks=epochs)
-    right.set(xlabel="epoch", title="validation accuracy, %", xticks=epochs)
+        losses, accuracies = ([record[key] for record in history] for key in ("train_loss", "val_accuracy"))
+        style = dict(marker=marker, color=COLOURS.get(name, GREY), label=name)
+        left.plot(epochs, losses, **style)
+        right.plot(epochs, [100 * value for value in accuracies], **style)
+        said.append(
+            f"{name}: training loss from {losses[0]:.2f} to {losses[-1]:.2f}, "
+            f"validation accuracy from {accuracies[0]:.0%} to {accuracies[-1]:.0%}"
+        )
+    for axis, title in ((left, "training loss"), (right, "validation accuracy, %")):
+        axis.set(xlabel="epoch", title=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     left.legend(frameon=False)
-    return figure
+    return described(figure, f"Two line charts over {len(epochs)} epochs. {'; '.join(said)}.")
 
 
 def accuracy_by_size(found: dict[str, list[dict]]) -> Figure:
     """Test accuracy against trained parameters: a dot a seed, a bar from the lowest to the highest seed, a line at the mean."""
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    names, said = [], []
     for name, records in found.items():
         size, colour = records[0]["trainable"], COLOURS.get(name, GREY)
         values = 100 * np.array([record["test"]["accuracy"] for record in records])
         axis.plot([size, size], [values.min(), values.max()], color=colour, linewidth=10, alpha=0.25, solid_capstyle="butt")
         axis.plot([size] * len(values), values, "o", color=colour, markersize=5)
         axis.plot([size / 1.25, size * 1.25], [values.mean()] * 2, color=colour, linewidth=2)
-        axis.annotate(name, (size, values.max()), (0, 6), textcoords="offset points", ha="center", color=colour)
+        names.append((size, values.max(), name))
+        said.append(f"{name}, {size:,} parameters: mean {values.mean():.1f} %, {values.min():.1f} to {values.max():.1f} %")
     axis.set(xscale="log", xlabel="trained parameters", ylabel="test accuracy, %")
     axis.margins(x=0.2, y=0.15)
-    return figure
+    name_points(axis, names)
+    return described(figure, f"Test accuracy against trained parameters, a dot a seed. {'; '.join(said)}.")
+
+
+PLACES = (  # of a name beside its point: offset in points, and how the text stands to it
+    (8, 0, "left", "center"),
+    (-8, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
+    (7, 6, "left", "bottom"),
+    (7, -6, "left", "top"),
+    (-7, 6, "right", "bottom"),
+    (-7, -6, "right", "top"),
+    (14, 14, "left", "bottom"),
+    (14, -14, "left", "top"),
+    (-14, 14, "right", "bottom"),
+    (-14, -14, "right", "top"),
+)
+
+
+def name_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's name at the first of :data:`PLACES` where it lies in the axes, on no mark and on no other name.
+
+    Args:
+        points: x, y and name; the axes have their limits already.
+    """
+    axis.figure.draw_without_rendering()
+    taken = [Bbox.from_bounds(*(axis.transData.transform((x, y)) - 5), 10, 10) for x, y, _ in points]
+    for x, y, name in points:
+        for dx, dy, ha, va in PLACES:
+            text = axis.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=9)
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1 and axis.bbox.y0 <= box.y0 and box.y1 <= axis.bbox.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:
+            axis.add_artist(text)
+        taken.append(box)
+
+
+def tuned_by_the_paper(rows: Sequence[Mapping], groups: Sequence[str] = ("Natural", "Structured")) -> Figure:
+    """Mean accuracy against trained parameters, a panel a group of tasks: rows of the paper's Table 1."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(9, 3.4), sharey=False, layout="constrained")
+    names = {"FT": "Full fine-tuning", "LP": "Linear probe", "VPT": "Prompts", "Bias": "Biases"}
+    said = []
+    for axis, group in zip(axes, groups, strict=True):
+        shown = [row for row in rows if row["group"] == group]
+        for row in shown:
+            ours = row["tuning"].endswith(("Par.", "Seq."))
+            colour = COLOURS["Conv-Adapter"] if ours else COLOURS.get(names.get(row["tuning"]), GREY)
+            axis.plot(row["params"], row["mean"], "D" if ours else "o", color=colour)
+        axis.set(xscale="log", xlim=(0.15, 100), title=f"{group} tasks", xlabel="million trained parameters")
+        axis.margins(y=0.18)
+        said.append(f"{group}: " + ", ".join(f"{row['tuning']} {row['params']:g} M {row['mean']:.1f} %" for row in shown))
+    axes[0].set_ylabel("accuracy, %")
+    for axis, group in zip(axes, groups, strict=True):
+        name_points(axis, [(row["params"], row["mean"], row["tuning"]) for row in rows if row["group"] == group])
+    return described(figure, f"The paper's accuracy against trained parameters, diamonds are adapters. {'. '.join(said)}.")
 
 
 def changes(places: Sequence[str], shares: Sequence[float]) -> Figure:
@@ -79,27 +170,33 @@ def changes(places: Sequence[str], shares: Sequence[float]) -> Figure:
     axis.bar(range(len(places)), shares, color=COLOURS["Conv-Adapter"])
     axis.set_xticks(range(len(places)), places, rotation=60, ha="right", fontsize=9)
     axis.set(ylabel="|delta| / |h + delta|")
-    return figure
+    least, most = np.argmin(shares), np.argmax(shares)
+    said = f"the least {shares[least]:.2f} in {places[least]}, the most {shares[most]:.2f} in {places[most]}"
+    return described(
+        figure, f"Bars for {len(places)} blocks: how large what the adapter adds is beside the adapted map; {said}."
+    )
 
 
 def decisions(scores: Tensor, labels: Tensor, threshold: float, classes: Sequence[str]) -> Figure:
     """Which of two classes is said at a threshold: the scores of both, and the four counts."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), width_ratios=(2, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 2.8), width_ratios=(2, 1), layout="constrained")
     bins = np.linspace(0, 1, 31)
-    for label, colour in enumerate((GREY, COLOURS["Conv-Adapter"])):
-        left.hist(scores[labels == label].numpy(), bins, color=colour, alpha=0.6, label=classes[label])
+    for label, colour in enumerate((OTHERS[4], OTHERS[3])):
+        style = dict(color=colour, alpha=0.6, label=classes[label], hatch=HATCHES[label], edgecolor="white", linewidth=0)
+        left.hist(scores[labels == label].numpy(), bins, **style)
     left.axvline(threshold, color="black")
     left.set(xlabel=f"score of {classes[1]!r}", ylabel="test images", yscale="log")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper center")
     said = (scores >= threshold).long()
     table = np.array([[int(((labels == row) & (said == column)).sum()) for column in (0, 1)] for row in (0, 1)])
-    right.imshow(table / table.sum(1, keepdims=True), cmap="Greys", vmin=0, vmax=1.4)
+    right.imshow(table / table.sum(1, keepdims=True).clip(1), cmap="Greys", vmin=0, vmax=1.8)
     for (row, column), number in np.ndenumerate(table):
-        right.text(column, row, str(number), ha="center", va="center")
-    right.set_xticks((0, 1), [f"said {name}" for name in classes], fontsize=9)
-    right.set_yticks((0, 1), [f"is {name}" for name in classes], fontsize=9)
+        right.text(column, row, f"{number}\n{MARKS[row == column]}", ha="center", va="center")
+    right.set_xticks((0, 1), [f"said\n{name}" for name in classes], fontsize=9)
+    right.set_yticks((0, 1), [f"is\n{name}" for name in classes], fontsize=9)
     right.spines[:].set_visible(False)
-    return figure
+    counts = "; ".join(f"{table[i, j]} are {classes[i]} and said {classes[j]}" for i in (0, 1) for j in (0, 1))
+    return described(figure, f"Scores of both classes as histograms, the threshold at {threshold:.2f}; test images: {counts}.")
 
 
 def adapter_drawing(in_channels: int, out_channels: int, kernel_size: int, compression: int, size: int) -> Figure:
@@ -130,8 +227,10 @@ def adapter_drawing(in_channels: int, out_channels: int, kernel_size: int, compr
     right.set_yticks(np.arange(-0.5, 9), [])
     right.grid(color="white")
     right.tick_params(length=0)
+    right.spines[:].set_visible(False)
     right.set_title(f"one output sees {kernel_size} x {kernel_size}", fontsize=11)
-    return figure
+    shape = f"from {in_channels} channels through {width} to {out_channels}, kernel {kernel_size} x {kernel_size}"
+    return described(figure, f"An adapter {shape}: {parameters:,} parameters, {macs / 1e6:.1f} million multiply-accumulates.")
 
 
 def scheme_drawing(
@@ -179,6 +278,7 @@ def scheme_drawing(
     left.set_title(f"{scheme}: reads the {part.part}'s {part.reads}, adds to its output", fontsize=11)
 
     right.barh(range(len(counts)), counts, color=[colour if name == scheme else "#DDDDDD" for name in SCHEMES])
+    right.set_xlim(0, max(adapter_parameters(*ends[name], compression=1) for name in SCHEMES))  # the same at every compression
     right.invert_yaxis()
     right.set_yticks(
         range(len(counts)), [f"{name}\n{count:,}" for name, count in zip(SCHEMES, counts, strict=True)], fontsize=9
@@ -186,7 +286,9 @@ def scheme_drawing(
     right.set_xticks([])
     right.spines["bottom"].set_visible(False)
     right.set_title("its parameters", fontsize=11)
-    return figure
+    said = f"reads the {part.part}'s {part.reads} and adds to its output, {reads} to {writes} channels"
+    others = ", ".join(f"{name} {count:,}" for name, count in zip(SCHEMES, counts, strict=True))
+    return described(figure, f"A residual block; {scheme} {said}, at compression {compression}. Parameters: {others}.")
 
 
 def _box(axis: Axes, x: float, y: float, width: float, label: str, face: str, edge: str, height: float = 0.8) -> None:
@@ -200,51 +302,64 @@ def _sum(axis: Axes, x: float, y: float, colour: str) -> None:
     axis.plot(x, y, "+", color=colour, markersize=9, markeredgewidth=1.5, zorder=5)
 
 
-def storage(sizes: dict[str, tuple[int, int]], tasks: int) -> Figure:
-    """Megabytes on disk against the number of tasks, by method: ``sizes`` are bytes once and bytes for every task."""
-    figure, axis = plt.subplots(figsize=(9, 3.2))
-    figure.subplots_adjust(left=0.1, right=0.6, bottom=0.16)  # for a slider; a constrained layout takes 40 ms
-    numbers = np.arange(1, 101)
-    for name, (once, each) in sizes.items():
-        axis.plot(numbers, (once + each * numbers) / 1e6, color=COLOURS.get(name, GREY), lw=2)
-        total = (once + each * tasks) / 1e6
-        axis.plot(tasks, total, "o", color=COLOURS.get(name, GREY), label=f"{name}: {total:,.1f} MB")
+def storage(networks: dict[str, dict[str, tuple[int, int]]], network: str, tasks: int) -> Figure:
+    """Megabytes on disk against the number of tasks, by method; the axes are the same for every network.
+
+    Args:
+        networks: for each network by method the bytes once and the bytes for every task.
+        network: the one that is drawn.
+    """
+    figure, axis = plt.subplots(figsize=(8.6, 3.2))
+    figure.subplots_adjust(left=0.1, right=0.58, bottom=0.16, top=0.88)  # for a slider; a constrained layout takes 40 ms
+    numbers, said = np.arange(1, 101), []
+    for (name, (once, each)), line in zip(networks[network].items(), ("-", "--", ":"), strict=False):
+        axis.plot(numbers, (once + each * numbers) / 1e6, color=COLOURS.get(name, GREY), lw=2, ls=line)
+        total = f"{name}: {(once + each * tasks) / 1e6:,.1f} MB"
+        axis.plot(tasks, (once + each * tasks) / 1e6, "o", color=COLOURS.get(name, GREY), ls=line, label=total)
+        said.append(total)
     axis.axvline(tasks, color=GREY, lw=1, ls=":")
-    axis.set(xlabel="tasks", ylabel="MB", yscale="log", xlim=(1, 100), title=f"{tasks} {'task' if tasks == 1 else 'tasks'}")
+    sizes = [pair for methods in networks.values() for pair in methods.values()]
+    limits = min(once + each for once, each in sizes) / 1.5e6, max(once + 100 * each for once, each in sizes) / 0.7e6
+    title = f"{network}, {tasks} {'task' if tasks == 1 else 'tasks'}"
+    axis.set(xlabel="tasks", ylabel="MB", yscale="log", xlim=(1, 100), ylim=limits, title=title)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return described(figure, f"Megabytes on disk by number of tasks. {title}: {'; '.join(said)}.")
 
 
 def memory(parts: dict[str, dict[str, int]]) -> Figure:
     """What one training step holds, in MB: a bar a method, stacked from its named parts in bytes."""
     figure, axis = plt.subplots(figsize=(9, 0.6 + 0.5 * len(parts)), layout="constrained")
     names, left = list(parts), np.zeros(len(parts))
-    for part, colour in zip(next(iter(parts.values())), ("#444444", "#CC79A7", "#E69F00", "#BBBBBB"), strict=True):
+    for part, colour, hatch in zip(next(iter(parts.values())), OTHERS, HATCHES, strict=False):
         width = np.array([parts[name][part] / 1e6 for name in names])
-        axis.barh(names, width, left=left, color=colour, label=part)
+        axis.barh(names, width, left=left, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=part)
         left += width
     for row, total in enumerate(left):
         axis.text(total, row, f" {total:.0f} MB", va="center")
     axis.invert_yaxis()
     axis.set(xlabel="MB")
-    axis.margins(x=0.12)
+    axis.margins(x=0.14)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    said = (
+        f"{name} {total:.0f} MB, of which {', '.join(f'{part} {size / 1e6:.1f}' for part, size in parts[name].items())}"
+        for name, total in zip(names, left, strict=True)
+    )
+    return described(figure, f"What one training step holds. {'; '.join(said)}.")
 
 
 PARTS = {  # kinds of layers, with a hatch beside the colour
-    "norms": ("#0072B2", ""),
-    "activations": ("#E69F00", "//"),
-    "convolutions, linear": ("#CC79A7", ".."),
-    "products, attention": ("#BBBBBB", "xx"),
+    "norms": (OTHERS[0], ""),
+    "activations": (OTHERS[1], "//"),
+    "convolutions, linear": (OTHERS[2], ".."),
+    "products, attention": (OTHERS[3], "xx"),
     "adapters": (COLOURS["Conv-Adapter"], ""),
 }
 
 
 def needs(found: Needs, form: str) -> Figure:
     """What backward needs in MB in one form: a bar a block, stacked by kind of layer; the axes are the same for every form."""
-    figure, axis = plt.subplots(figsize=(8.6, 2.6))
-    figure.subplots_adjust(left=0.07, right=0.71, bottom=0.18, top=0.88)  # for a dropdown; a constrained layout takes 40 ms
+    figure, axis = plt.subplots(figsize=(8.6, 2.9))
+    figure.subplots_adjust(left=0.07, right=0.71, bottom=0.22, top=0.89)  # for a dropdown; a constrained layout takes 40 ms
     places, bottom = np.arange(len(found.blocks)), np.zeros(len(found.blocks))
     for kind, sizes in found.forms[form].items():
         colour, hatch = PARTS[kind]
@@ -258,49 +373,83 @@ def needs(found: Needs, form: str) -> Figure:
     axis.set(xlabel="block", ylabel="MB", ylim=(0, 1.05 * highest / 1e6))
     axis.set_title(f"{form}: {total / 1e6:.1f} MB, {total / found.full:.2f} of full fine-tuning's", fontsize=11)
     axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    said = ", ".join(f"{kind} {sum(sizes) / 1e6:.1f}" for kind, sizes in found.forms[form].items())
+    share = f"{total / 1e6:.1f} MB, {total / found.full:.2f} of full fine-tuning's"
+    return described(figure, f"What backward needs, block by block, in the form {form}: {share}; in MB {said}.")
 
 
-def seeds(found: dict[str, list[dict]]) -> Figure:
-    """Test accuracy by method: a dot a seed, a bar from the lowest to the highest, a line at the mean."""
-    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.42 * len(found)), layout="constrained")
+def seeds(found: dict[str, list[dict]], limits: tuple[float, float] | None = None, title: str = "") -> Figure:
+    """Test accuracy by method: a dot a seed, a bar from the lowest to the highest, a line at the mean.
+
+    Args:
+        limits: of the axis, in %, so that it stays when a slider changes ``found``.
+    """
+    figure, axis = plt.subplots(figsize=(8, (1.1 if title else 0.8) + 0.42 * len(found)), layout="constrained")
+    said = []
     for row, (name, records) in enumerate(found.items()):
         colour = COLOURS.get(name, COLOURS["Conv-Adapter"])
         values = 100 * np.array([record["test"]["accuracy"] for record in records])
         axis.plot([values.min(), values.max()], [row, row], color=colour, linewidth=10, alpha=0.25, solid_capstyle="butt")
         axis.plot(values, [row] * len(values), "o", color=colour, markersize=5)
         axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
+        said.append(f"{name} mean {values.mean():.1f} %, {values.min():.1f} to {values.max():.1f} % over {len(values)} seeds")
     axis.set_yticks(range(len(found)), list(found))
     axis.invert_yaxis()
-    axis.set(xlabel="test accuracy, %")
-    return figure
+    axis.set(xlabel="test accuracy, %", title=title)
+    if limits is not None:
+        axis.set_xlim(*limits)
+    return described(figure, f"{title or 'Test accuracy by method'}, a dot a seed. {'; '.join(said)}.")
 
 
-def costs(methods: dict[str, dict], paper: dict[str, tuple[float, float]] | None = None) -> Figure:
+def costs(
+    methods: dict[str, dict],
+    paper: dict[str, tuple[float, float]] | None = None,
+    grid: Sequence[dict[str, dict]] = (),
+    title: str = "",
+) -> Figure:
     """Memory and time of a training step, a bar a method: the ``methods`` of one record of ``python -m benchmarks``.
 
     The whisker spans the rounds; the number is the share of the first method, full fine-tuning, in the same round.  A diamond
     stands where ``paper`` has a method's (memory, time), as such shares.
+
+    Args:
+        grid: the methods of all records that a slider goes through; the axes are then logarithmic and the same for each.
     """
     shown = {name: entry for name, entry in methods.items() if "refused" not in entry}
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.36 * len(shown)), sharey=True)
-    figure.subplots_adjust(left=0.29, right=0.97, bottom=0.2, wspace=0.12)  # for sliders; a constrained layout takes 40 ms
+    # For sliders; a constrained layout takes 40 ms.
+    figure.subplots_adjust(left=0.27, right=0.97, bottom=0.2, top=0.86 if title else 0.95, wspace=0.12)
+    figure.suptitle(title, fontsize=11)
+    everything = [entry for cell in grid for entry in cell.values() if "refused" not in entry]
+    ranges = [
+        [entry["activations"] / 1e6 for entry in everything],
+        [time for entry in everything for time in entry["step"]],
+    ]
+    said = []
     kept = np.array([[entry["activations"] / 1e6] for entry in shown.values()])
     steps = np.array([entry["step"] for entry in shown.values()])
     for number, (axis, values, unit) in enumerate(zip(axes, (kept, steps), ("MB kept for backward", "ms a step"), strict=True)):
         middle, ends = np.median(values, 1), values.max(1)
         colours = [COLOURS.get(name.partition(",")[0], GREY) for name in shown]
-        axis.barh(range(len(shown)), middle, xerr=(middle - values.min(1), ends - middle), color=colours, ecolor="black")
+        whiskers = (middle - values.min(1), ends - middle) if values.shape[1] > 1 else None
+        axis.barh(range(len(shown)), middle, xerr=whiskers, color=colours, ecolor="black")
         for name, shares in (paper or {}).items():
             row = list(shown).index(name)
             axis.plot(shares[number] * middle[0], row, "D", color="white", markeredgecolor="black")
             ends[row] = max(ends[row], 1.03 * shares[number] * middle[0])
-        for row, share in enumerate(np.median(values / values[0], 1)):
+        shares = np.median(values / values[0], 1)
+        for row, share in enumerate(shares):
             axis.text(ends[row], row, f"  {share:.2f}", va="center", fontsize=9)
-        axis.set(xlabel=unit, xlim=(0, 1.2 * max(ends)))
-    axes[0].set_yticks(range(len(shown)), list(shown))
+        if grid:
+            axis.set(xscale="log", xlim=(min(ranges[number]) / 2, 4 * max(ranges[number])))
+        else:
+            axis.set_xlim(0, 1.2 * max(ends))
+        axis.set_xlabel(unit)
+        parts = (f"{name} {value:.0f} ({share:.2f})" for name, value, share in zip(shown, middle, shares, strict=True))
+        said.append(f"{unit}: {', '.join(parts)}")
+    axes[0].set_yticks(range(len(shown)), list(shown), fontsize=9)
     axes[0].invert_yaxis()
-    return figure
+    return described(figure, f"{title} In brackets the share of full fine-tuning. {'. '.join(said)}.")
 
 
 Curves = dict[str, dict[int, Sequence[float]]]  # a method's numbers, one a seed, by labelled images of each class
@@ -308,8 +457,10 @@ Curves = dict[str, dict[int, Sequence[float]]]  # a method's numbers, one a seed
 
 def by_shots(curves: Curves, shots: int, guessing: float, metric: str) -> Figure:
     """A metric in %: curves by shots, and beside them every seed at one number of ``shots``; dotted is what guessing gives."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2), sharey=True)
-    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.15, wspace=0.06)  # for a slider; a constrained layout takes 40 ms
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(3, 2), sharey=True)
+    figure.subplots_adjust(
+        left=0.08, right=0.99, bottom=0.17, top=0.9, wspace=0.06
+    )  # for a slider; a constrained layout takes 40 ms
     _bands(left, curves, level=guessing)
     left.axvline(list(next(iter(curves.values()))).index(shots), color=GREY, lw=1, ls=":")
     left.set(ylabel=f"{metric}, %")
@@ -320,8 +471,13 @@ def by_shots(curves: Curves, shots: int, guessing: float, metric: str) -> Figure
         right.plot([column - 0.3, column + 0.3], [values.mean()] * 2, color=colour, lw=2)
     right.axhline(guessing, color=GREY, lw=1, ls=":")
     right.set_xticks(range(len(curves)), [_two_lines(name) for name in curves], fontsize=9)
-    right.set(title=f"{shots} {'image' if shots == 1 else 'images'} of each class", xlim=(-0.6, len(curves) - 0.4))
-    return figure
+    here = f"{shots} {'image' if shots == 1 else 'images'} of each class"
+    right.set(title=here, xlim=(-0.6, len(curves) - 0.4))
+    said = "; ".join(
+        f"{name} mean {np.mean(points[shots]):.1f} %, {min(points[shots]):.1f} to {max(points[shots]):.1f} %"
+        for name, points in curves.items()
+    )
+    return described(figure, f"The {metric} by labelled images of each class. With {here}: {said}. Guessing: {guessing:.0f} %.")
 
 
 def gains(panels: dict[str, Curves]) -> Figure:
@@ -331,15 +487,24 @@ def gains(panels: dict[str, Curves]) -> Figure:
         _bands(axis, curves, level=0)
         axis.set_title(title, fontsize=11)
     axes[0, 0].set(ylabel="points above full fine-tuning")
-    axes[0, 0].legend(frameon=False, fontsize=9)
-    return figure
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, fontsize=9, ncols=len(names), loc="outside upper center")
+    said = (
+        f"{title}: "
+        + ", ".join(
+            f"{name} {'; '.join(f'{np.mean(values):+.1f} at {shots}' for shots, values in points.items())}"
+            for name, points in curves.items()
+        )
+        for title, curves in panels.items()
+    )
+    return described(figure, f"Mean points above full fine-tuning, by labelled images of each class. {'. '.join(said)}.")
 
 
 def _bands(axis: Axes, curves: Curves, level: float) -> None:
     """A line a method at the mean, and a light band from the lowest to the highest seed; ``level`` is what to compare with."""
-    for name, points in curves.items():
+    for (name, points), marker in zip(curves.items(), "os^D", strict=False):
         low, mean, high = zip(*((min(values), np.mean(values), max(values)) for values in points.values()), strict=True)
-        axis.plot(mean, "o-", color=COLOURS.get(name, GREY), label=name, lw=2)
+        axis.plot(mean, f"{marker}-", color=COLOURS.get(name, GREY), label=name, lw=2)
         axis.fill_between(range(len(points)), low, high, color=COLOURS.get(name, GREY), alpha=0.15, lw=0)
     axis.axhline(level, color=GREY, lw=1, ls=":")
     axis.set_xticks(range(len(points)), list(points))
@@ -363,27 +528,88 @@ def slopes(groups: dict[str, dict[str, Sequence[float]]], paper: dict[str, dict[
         axis.set_xticks(range(len(names)), [_two_lines(name) for name in names], fontsize=9)
         axis.set(title=title if methods else f"{title}: not packaged", xlim=(-0.4, len(names) - 0.6))
     axes[0, 0].set(ylabel="test accuracy, %")
-    axes[0, -1].legend(frameon=False, fontsize=9)
-    return figure
+    handles, names = axes[0, -1].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, fontsize=9, ncols=2, loc="outside upper center")
+    said = []
+    for title, methods in groups.items():
+        theirs = ", ".join(f"{name} {value:.1f}" for name, value in paper[title].items())
+        ours = ", ".join(f"{name} {np.mean(values):.1f}" for name, values in methods.items()) or "not packaged"
+        said.append(f"{title}, ours: {ours}; the paper: {theirs}")
+    return described(figure, f"Test accuracy in % from method to method. {'. '.join(said)}.")
 
 
 def accuracy_by_share(ours: dict[str, tuple[float, float]], paper: dict[str, tuple[float, float]]) -> Figure:
     """Accuracy in % against trained parameters in % of full fine-tuning's, as in the paper's Figure 1: ours and the paper's."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    for axis, (title, points) in zip(axes, {"the paper": paper, "ours": ours}.items(), strict=True):
-        for row, (name, (share, accuracy)) in enumerate(points.items()):
-            axis.plot(share, accuracy, "o", color=COLOURS.get(name, COLOURS["Conv-Adapter"]), markersize=8)
-            inside = share > 20
-            axis.annotate(
-                name,
-                (share, accuracy),
-                (-8 if inside else 8, -6 if row % 2 else 6),  # neighbours are close
-                textcoords="offset points",
-                ha="right" if inside else "left",
-                va="center",
-                fontsize=9,
-            )
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    said, both = [], {"the paper": paper, "ours": ours}
+    for axis, (title, points) in zip(axes, both.items(), strict=True):
+        for name, (share, accuracy) in points.items():
+            adapters = name not in COLOURS or name == "Conv-Adapter"
+            colour = COLOURS.get(name, COLOURS["Conv-Adapter"])
+            axis.plot(share, accuracy, "D" if adapters else "o", color=colour, markersize=8)
         axis.set(xscale="log", xlabel="trained parameters, % of full fine-tuning's", title=title)
-        axis.margins(x=0.15, y=0.12)
+        axis.margins(x=0.2, y=0.2)
+        named = ", ".join(f"{name} {share:.2g} % {accuracy:.1f}" for name, (share, accuracy) in points.items())
+        said.append(f"{title}: {named}")
     axes[0].set_ylabel("mean test accuracy, %")
-    return figure
+    for axis, points in zip(axes, both.values(), strict=True):
+        name_points(axis, [(share, accuracy, name) for name, (share, accuracy) in points.items()])
+    text = "Mean test accuracy in % against the share of trained parameters, diamonds are adapters"
+    return described(figure, f"{text}. {'. '.join(said)}.")
+
+
+def shares_by_compression(shares: dict[tuple[str, str], Sequence[float]], compressions: Sequence[int]) -> Figure:
+    """The adapters' parameters in % of the backbone's against compression: a panel a network, a line a scheme.
+
+    Args:
+        shares: by network and scheme, one number a compression.
+    """
+    networks = list(dict.fromkeys(network for network, _ in shares))
+    figure, axes = plt.subplots(1, len(networks), figsize=(9, 3), sharey=True, squeeze=False, layout="constrained")
+    for axis, network in zip(axes[0], networks, strict=True):
+        for scheme, style in SCHEME_STYLES.items():
+            axis.plot(compressions, shares[network, scheme], label=scheme, **style)
+        axis.set(title=network, xlabel="compression", xscale="log", yscale="log")
+        axis.set_xticks(compressions, compressions)
+        axis.minorticks_off()
+    axes[0, 0].set_ylabel("% of the backbone")
+    axes[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    ends = (
+        f"{network}, {scheme}: {values[0]:.1f} % at compression {compressions[0]}, {values[-1]:.1f} % at {compressions[-1]}"
+        for (network, scheme), values in shares.items()
+    )
+    return described(figure, f"The adapters' share of the backbone's parameters falls with compression. {'; '.join(ends)}.")
+
+
+def classes_off(off: dict[str, Tensor]) -> Figure:
+    """How many test pictures are how many classes off, a panel a method on one scale.
+
+    Args:
+        off: by method what was said minus what is, int64 (images,).
+    """
+    figure, axes = plt.subplots(1, len(off), figsize=(8.6, 2.6), sharex=True, sharey=True, squeeze=False, layout="constrained")
+    said = []
+    for axis, (method, values) in zip(axes[0], off.items(), strict=True):
+        axis.bar(*np.unique(values.numpy(), return_counts=True), color=COLOURS.get(method, COLOURS["Conv-Adapter"]))
+        axis.set(title=method, xlabel="classes off")
+        right, near = (values == 0).float().mean(), (values.abs() <= 1).float().mean()
+        said.append(f"{method}: {right:.0%} right, {near:.0%} at most one class off")
+    axes[0, 0].set_ylabel("test pictures")
+    return described(figure, f"Test pictures by how many classes off the answer is. {'; '.join(said)}.")
+
+
+def operations(counted: dict[str, Mapping[str, int]], kinds: Sequence[str]) -> Figure:
+    """How many operations of some kinds the graphs of networks have, a bar a kind and network."""
+    figure, axis = plt.subplots(figsize=(8, 2.6), layout="constrained")
+    for shift, (title, numbers) in enumerate(counted.items()):
+        places = [i + 0.4 * shift for i in range(len(kinds))]
+        style = dict(color=OTHERS[2 * shift], hatch=HATCHES[shift], edgecolor="white", linewidth=0)
+        axis.bar(places, [numbers[kind] for kind in kinds], 0.38, label=f"{title}: {sum(numbers.values())} operations", **style)
+    axis.set_xticks([i + 0.2 for i in range(len(kinds))], kinds, rotation=25, ha="right")
+    axis.set_ylabel("operations")
+    axis.legend(frameon=False)
+    said = (
+        f"{title}: {sum(numbers.values())} in all, {', '.join(f'{numbers[kind]} {kind}' for kind in kinds)}"
+        for title, numbers in counted.items()
+    )
+    return described(figure, f"Operations by kind. {'; '.join(said)}.")

@@ -63,7 +63,7 @@ def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = number
-    shown = {key: executed.metadata[key] for key in ("kernelspec", "language_info", "widgets") if key in executed.metadata}
+    shown = {key: executed.metadata[key] for key in ("kernelspec", "language_info") if key in executed.metadata}
     notebook.metadata = NotebookNode(shown)
     return notebook
 

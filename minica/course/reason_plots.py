@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..experiments.reasons import Task
-from .plots import COLOURS, GREY
+from .figures import described
+from .plots import COLOURS, GREY, OTHERS
 
 AXES = {
     "cka": "mean CKA of filters before and after",
@@ -48,7 +49,12 @@ def gain_against(tasks: Sequence[Task], values: dict[str, Sequence[float]]) -> F
     axes[0][0].set_ylabel("gain over full fine-tuning, points")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=10, ncols=4, loc="outside upper center")
-    return figure
+    said = (
+        f"{AXES[what]}: "
+        + ", ".join(f"{short_name(t.name)} {v:.3f}, {100 * t.gain:+.1f}" for t, v in zip(tasks, found, strict=True))
+        for what, found in values.items()
+    )
+    return described(figure, f"Gain over full fine-tuning in points, a dot a task, against {'; against '.join(said)}.")
 
 
 def filters_by_depth(tasks: Sequence[Task], chosen: str) -> Figure:
@@ -57,23 +63,29 @@ def filters_by_depth(tasks: Sequence[Task], chosen: str) -> Figure:
     highest = max(1 - value for task in tasks for value in task.layers.values())
     for task in sorted(tasks, key=lambda task: task.name == chosen):
         here = task.name == chosen
-        style = dict(color=COLOURS["Full fine-tuning"], lw=2.5, marker=".") if here else dict(color="#bbbbbb", lw=1)
+        style = dict(color=COLOURS["Full fine-tuning"], lw=2.5, marker=".") if here else dict(color="#BBBBBB", lw=1)
         axis.plot([1 - value for value in task.layers.values()], label=short_name(task.name) if here else None, **style)
     axis.set(xlabel="layer, from the stem to the head", ylabel="1 - CKA", ylim=(0, 1.05 * highest))
     axis.set_title(f"{short_name(chosen)}: full fine-tuning changes filters here", loc="left", fontsize=11)
-    return figure
+    layers = next(task.layers for task in tasks if task.name == chosen)
+    least = min(layers, key=layers.get)
+    text = f"{short_name(chosen)}: 1 - CKA of {len(layers)} layers before and after full fine-tuning"
+    return described(figure, f"{text}, the most, {1 - layers[least]:.3f}, in {least}; other tasks in grey.")
 
 
 def shares_by_depth(found: dict[str, dict[str, float]]) -> Figure:
     """How large what each adapter adds is beside the map it adds to, block by block, a line a task."""
     figure, axis = plt.subplots(figsize=(9, 3), layout="constrained")
-    styles = [("#D55E00", "o", "-"), ("#0072B2", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":")]
+    styles = [(OTHERS[3], "o", "-"), (OTHERS[2], "s", "--"), (OTHERS[0], "^", "-."), (OTHERS[5], "D", ":")]
     for (task, shares), (colour, marker, line) in zip(found.items(), styles, strict=False):
         axis.plot(range(len(shares)), list(shares.values()), color=colour, marker=marker, ls=line, label=task)
     axis.set_xticks(range(len(shares)), [name.removeprefix("blocks.") for name in shares], rotation=60, fontsize=9)
     axis.set(xlabel="block", ylabel="|delta| / |h + delta|", ylim=(0, None))
     axis.legend(frameon=False)
-    return figure
+    most = (f"{task} {max(shares.values()):.2f} in {max(shares, key=shares.get)}" for task, shares in found.items())
+    return described(
+        figure, f"How large what each adapter adds is beside the adapted map, by block; the most: {'; '.join(most)}."
+    )
 
 
 def changed_maps(image: Tensor, adapted: Tensor, plain: Tensor, channels: int = 4) -> Figure:
@@ -101,4 +113,8 @@ def changed_maps(image: Tensor, adapted: Tensor, plain: Tensor, channels: int = 
         axes[row][1].text(
             -0.12, 0.5, label, rotation=90, va="center", ha="right", transform=axes[row][1].transAxes, fontsize=10
         )
-    return figure
+    change = difference.norm() / plain.norm()
+    text = f"An image and the {len(most)} channels that adapters change most, channel {', '.join(map(str, most.tolist()))}"
+    return described(
+        figure, f"{text}: frozen, adapted, and their difference. The whole map changes by {change:.0%} of its norm."
+    )

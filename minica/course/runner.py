@@ -35,9 +35,8 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbconvert import HTMLExporter
-from nbformat import NotebookNode
 
+from .page import html, without_widgets
 from .presets import PRESETS
 from .scan import cell_place, one_line, parameter_faults, scan, tagged_text
 
@@ -46,18 +45,6 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 # Threads that wait busily slow each other down as soon as anything else runs: on two busy cores a training step of
 # EfficientNet-Lite0 took 1.0 s instead of 1.6 to 3.9 s when they wait passively.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
-
-# Of a page, which cannot be run, a solution opens by a click; JupyterLab folds it by the cell's own metadata.
-PAGE = """
-{%- extends 'lab/index.html.j2' -%}
-{%- block input -%}
-{%- if 'solution' in cell.metadata.get('tags', []) -%}
-<details><summary style="font-family: var(--jp-content-font-family)">Solution</summary>{{ super() }}</details>
-{%- else -%}
-{{ super() }}
-{%- endif -%}
-{%- endblock input -%}
-"""
 
 
 @dataclass
@@ -160,18 +147,6 @@ def _folder(notebooks: str | Path | None) -> Path:
     return folder
 
 
-def as_page(notebook: NotebookNode, path: Path) -> str:
-    """An executed notebook as one HTML page; ``path`` is where the notebook is.
-
-    Pictures of outputs are in it in any case.  ``embed_images``, which would add those that Markdown links to, closes every
-    ``<details>`` at once, so that nothing would be folded.
-    """
-    body, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(
-        notebook, {"metadata": {"name": path.stem, "path": str(path.parent)}}
-    )
-    return body
-
-
 class ShellChannel(AsyncZMQSocketChannel):
     """The channel that replies come on, which looks again every half second.
 
@@ -269,8 +244,8 @@ def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: b
         result.tables = tagged_text(notebook, "result-table")
         # Papermill notes where it ran; the copy may be shared or committed, so only the names stay.
         notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
-        nbformat.write(notebook, executed)
-        page.write_text(as_page(notebook, path), encoding="utf-8")
+        nbformat.write(without_widgets(notebook), executed)
+        page.write_text(html(notebook, path.stem, path.parent), encoding="utf-8")
         result.notebook, result.page = executed, page
         saved = sorted(out.rglob("adapter_model.safetensors"))
         result.adapters = [file for file in saved if file.stat().st_mtime >= started]

@@ -8,6 +8,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+VIEW = "application/vnd.jupyter.widget-view+json"  # the kind of output that is a widget
+
 
 def scan(notebook: NotebookNode) -> list[str]:
     """Every fault in an executed copy, whatever papermill's exit status said: an empty list if there is none.
@@ -52,9 +54,13 @@ def tagged_text(notebook: NotebookNode, tag: str) -> str:
             for output in cell.outputs:
                 if output.output_type == "stream" and output.name == "stdout":
                     parts.append(output.text.strip("\n"))
-                elif "text/plain" in output.get("data", {}):
-                    parts.append(output.data["text/plain"])
-    return "\n".join(parts)
+                elif data := output.get("data", {}):
+                    parts.append(data.get("text/markdown") or ("" if _is_picture(data) else data.get("text/plain", "")))
+    return "\n".join(filter(None, parts))
+
+
+def _is_picture(data: dict[str, Any]) -> bool:
+    return any(kind.startswith("image/") for kind in data)
 
 
 def cell_place(cell: NotebookNode) -> str:
@@ -71,7 +77,7 @@ def _showing(notebook: NotebookNode, state: dict[str, Any], model: str) -> str:
         boxes = {key for key in entries.keys() - holders if any(f"IPY_MODEL_{box}" in entries[key] for box in boxes)}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            if output.get("data", {}).get("application/vnd.jupyter.widget-view+json", {}).get("model_id") in holders:
+            if output.get("data", {}).get(VIEW, {}).get("model_id") in holders:
                 return cell_place(cell)
     return "a widget that no cell shows"
 
