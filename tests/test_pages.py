@@ -6,8 +6,8 @@ import nbformat
 import pytest
 
 from minica.course.frame import LINKS
-from minica.course.routes import BEGIN, END, ROUTES, routes_table, write_routes
 from minica.course.page import html
+from minica.course.routes import BEGIN, END, ROUTES, routes_table, write_routes
 from minica.course.runner import NOTEBOOKS
 
 ROOT = NOTEBOOKS.parent
