@@ -464,7 +464,7 @@ def by_shots(curves: Curves, shots: int, guessing: float, metric: str) -> Figure
     _bands(left, curves, level=guessing)
     left.axvline(list(next(iter(curves.values()))).index(shots), color=GREY, lw=1, ls=":")
     left.set(ylabel=f"{metric}, %")
-    left.legend(frameon=False, fontsize=9)
+    left.legend(facecolor="white", edgecolor="none", framealpha=1, fontsize=9, loc="lower right", bbox_to_anchor=(1, 0.1))
     for column, (name, points) in enumerate(curves.items()):
         values, colour = np.array(points[shots]), COLOURS.get(name, GREY)
         right.plot([column] * len(values), values, "o", color=colour, alpha=0.6)
