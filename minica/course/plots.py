@@ -549,7 +549,7 @@ def accuracy_by_share(ours: dict[str, tuple[float, float]], paper: dict[str, tup
             axis.plot(share, accuracy, "D" if adapters else "o", color=colour, markersize=8)
         axis.set(xscale="log", xlabel="trained parameters, % of full fine-tuning's", title=title)
         axis.margins(x=0.2, y=0.2)
-        named = ", ".join(f"{name} {share:.2g} % {accuracy:.1f}" for name, (share, accuracy) in points.items())
+        named = ", ".join(f"{name} {share:.3g} % {accuracy:.1f}" for name, (share, accuracy) in points.items())
         said.append(f"{title}: {named}")
     axes[0].set_ylabel("mean test accuracy, %")
     for axis, points in zip(axes, both.values(), strict=True):
