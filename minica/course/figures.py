@@ -102,8 +102,8 @@ def sliders(draw: Callable[..., Figure], **controls: Any) -> None:
 
     Args:
         draw: called with a value of each control; it draws from what is in memory.  Its defaults are where the sliders start.
-        controls: by parameter of ``draw`` a widget, a list or a tuple of ``ipywidgets.interact``.  A list of numbers and a tuple of
-            words are sliders that stop at each of them.
+        controls: by parameter of ``draw`` a widget, or a list or a tuple as ``ipywidgets.interact`` takes them.  A list of
+            numbers and a tuple of words are sliders that stop at each of them.
     """
     handle = None
 
