@@ -247,3 +247,14 @@ def test_numbers_in_a_heat_map_can_be_read():
         colours.add(text.get_color())
         assert contrast(shade, to_hex(text.get_color())) >= 4.5, shade
     assert colours == {"black", "white"}
+
+
+def test_controls_start_at_the_defaults_and_stop_where_they_should():
+    def draw(number=4, word="b", choice="d", level=0.5):
+        return figures.described(plt.figure(figsize=(1, 1)), f"{number} {word} {choice} {level}")
+
+    figures.sliders(draw, number=[1, 2, 4], word=("a", "b"), choice=["c", "d"], level=(0.05, 0.95, 0.05))
+    widget = figures.live[-1]
+    kinds = [type(control).__name__ for control in widget.kwargs_widgets]
+    assert kinds == ["SelectionSlider", "SelectionSlider", "Dropdown", "FloatSlider"]
+    assert figures.alt_text(widget.result) == "4 b d 0.5"

@@ -102,8 +102,8 @@ def sliders(draw: Callable[..., Figure], **controls: Any) -> None:
 
     Args:
         draw: called with a value of each control; it draws from what is in memory.  Its defaults are where the sliders start.
-        controls: by parameter of ``draw`` a widget, a list or a tuple of ``ipywidgets.interact``; a list of numbers is a slider
-            that stops at each of them.
+        controls: by parameter of ``draw`` a widget, or a list or a tuple as ``ipywidgets.interact`` takes them.  A list of
+            numbers and a tuple of words are sliders that stop at each of them.
     """
     handle = None
 
@@ -134,8 +134,8 @@ def sliders(draw: Callable[..., Figure], **controls: Any) -> None:
 
 
 def _stops(control: Any, start: Any) -> Any:
-    """A slider with the stops of a list of numbers; what else there is, ``interact`` makes a widget of."""
-    if isinstance(control, list) and not any(isinstance(value, str) for value in control):
+    """A slider with the stops of a list of numbers or a tuple of words; of what else there is ``interact`` makes a widget."""
+    if isinstance(control, list | tuple) and isinstance(control[0], str) == isinstance(control, tuple):
         return ipywidgets.SelectionSlider(options=control, value=start if start in control else control[0])
     return control
 

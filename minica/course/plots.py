@@ -464,7 +464,7 @@ def by_shots(curves: Curves, shots: int, guessing: float, metric: str) -> Figure
     _bands(left, curves, level=guessing)
     left.axvline(list(next(iter(curves.values()))).index(shots), color=GREY, lw=1, ls=":")
     left.set(ylabel=f"{metric}, %")
-    left.legend(frameon=False, fontsize=9)
+    left.legend(facecolor="white", edgecolor="none", framealpha=1, fontsize=9, loc="lower right", bbox_to_anchor=(1, 0.1))
     for column, (name, points) in enumerate(curves.items()):
         values, colour = np.array(points[shots]), COLOURS.get(name, GREY)
         right.plot([column] * len(values), values, "o", color=colour, alpha=0.6)
@@ -549,7 +549,7 @@ def accuracy_by_share(ours: dict[str, tuple[float, float]], paper: dict[str, tup
             axis.plot(share, accuracy, "D" if adapters else "o", color=colour, markersize=8)
         axis.set(xscale="log", xlabel="trained parameters, % of full fine-tuning's", title=title)
         axis.margins(x=0.2, y=0.2)
-        named = ", ".join(f"{name} {share:.2g} % {accuracy:.1f}" for name, (share, accuracy) in points.items())
+        named = ", ".join(f"{name} {share:.3g} % {accuracy:.1f}" for name, (share, accuracy) in points.items())
         said.append(f"{title}: {named}")
     axes[0].set_ylabel("mean test accuracy, %")
     for axis, points in zip(axes, both.values(), strict=True):
