@@ -27,7 +27,7 @@ from .scan import VIEW
 
 FINER = 2  # pixels of the file for one on the page, so that phones and dense screens have something to show
 FAR_OFF = 4  # of 255: where a tenth of the pixels are further from their colour, smooth shades become steps
-JPEG_QUALITY = 68  # in twice the pixels this shows less than 80 does in half of them
+JPEG_QUALITY = 60  # in twice the pixels this shows less than 80 does in half of them
 NOT_LIVE = "Run this cell to move the sliders."
 
 live: list[ipywidgets.interactive] = []  # the sliders of this kernel, in the order of their cells
