@@ -58,6 +58,15 @@ def test_a_photograph_is_a_jpeg():
     assert drawn(figure)[1] == "image/jpeg"
 
 
+def test_smooth_shades_do_not_become_steps():
+    shade = np.linspace(0.2, 0.5, 300)[None].repeat(300, 0)
+    figure, axis = plt.subplots(figsize=(3, 3))
+    axis.imshow(shade, cmap="gray", vmin=0, vmax=1)
+    axis.axis("off")
+    image, _, _ = drawn(figure)
+    assert len(np.unique(np.asarray(image.convert("L"))[216, 60:370])) > 20, "of 77 shades; as a drawing it has about ten"
+
+
 def test_nothing_is_cut():
     figure = plt.figure(figsize=(2, 2))
     figure.text(0.5, 0.5, "inside")

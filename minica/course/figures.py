@@ -26,8 +26,8 @@ from PIL import Image
 from .scan import VIEW
 
 FINER = 2  # pixels of the file for one on the page, so that phones and dense screens have something to show
-FAR_OFF = 24  # of 255: a pixel that is further from its colour shows
-JPEG_QUALITY = 68  # in twice the pixels this shows less than 80 does in half of them
+FAR_OFF = 4  # of 255: where a tenth of the pixels are further from their colour, smooth shades become steps
+JPEG_QUALITY = 60  # in twice the pixels this shows less than 80 does in half of them
 NOT_LIVE = "Run this cell to move the sliders."
 
 live: list[ipywidgets.interactive] = []  # the sliders of this kernel, in the order of their cells
@@ -63,7 +63,7 @@ def picture(figure: Figure) -> tuple[dict[str, str], dict[str, dict]]:
     few = flat.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     kind, data = "image/jpeg", _encoded(flat, "jpeg", quality=JPEG_QUALITY, optimize=True)
     off = np.abs(np.asarray(few.convert("RGB"), dtype=int) - np.asarray(flat)).max(-1) > FAR_OFF
-    if off.mean() < 0.002 and len(drawing := _encoded(few, "png", optimize=True)) < len(data):
+    if off.mean() < 0.1 and len(drawing := _encoded(few, "png", optimize=True)) < len(data):
         kind, data = "image/png", drawing
     width, height = (round(side / FINER) for side in flat.size)
     about = {"alt": alt_text(figure), "width": width, "height": height}

@@ -87,7 +87,7 @@ def heat_maps(tables: Iterable[Table]) -> Figure:
 def _said(table: Table) -> str:
     """The grid in words."""
     cells = (
-        f"compression {c}, K = {k}: {' '.join([f'{100 * one.mean:.1f} %'] * bool(one.test) + _notes(one, verdict))}"
+        f"compression {c}, K = {k}: {' '.join(([f'{100 * one.mean:.1f} %'] if one.test else []) + _notes(one, verdict))}"
         for ((c, k), one), verdict in zip(table.grid.items(), verdicts(table.grid).values(), strict=True)
         if one.runs and one.missing < one.runs
     )
