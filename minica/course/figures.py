@@ -27,6 +27,7 @@ from .scan import VIEW
 
 FINER = 2  # pixels of the file for one on the page, so that phones and dense screens have something to show
 FAR_OFF = 4  # of 255: where a tenth of the pixels are further from their colour, smooth shades become steps
+PHONE = 390  # the width of a page on one
 JPEG_QUALITY = 60  # in twice the pixels this shows less than 80 does in half of them
 NOT_LIVE = "Run this cell to move the sliders."
 
@@ -56,18 +57,27 @@ def picture(figure: Figure) -> tuple[dict[str, str], dict[str, dict]]:
     """A figure as Jupyter shows it: the data by MIME type, and the metadata (alternative text, width, height) by MIME type.
 
     Drawings become a PNG of 256 colours.  Where these do not do, or where it is smaller, a JPEG is taken: photographs are.
+    That is no wider than a phone needs, or a notebook of photographs would be too large to open there.
     The picture is as large as the figure, or larger where text reaches over its edge.
     """
     flat = _drawn(figure)
     # An octree keeps rare colours, those of small marks, which the median cut gives up.
     few = flat.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    kind, data = "image/jpeg", _encoded(flat, "jpeg", quality=JPEG_QUALITY, optimize=True)
+    kind, data = "image/jpeg", _encoded(_narrow(flat), "jpeg", quality=JPEG_QUALITY, optimize=True)
     off = np.abs(np.asarray(few.convert("RGB"), dtype=int) - np.asarray(flat)).max(-1) > FAR_OFF
     if off.mean() < 0.1 and len(drawing := _encoded(few, "png", optimize=True)) < len(data):
         kind, data = "image/png", drawing
     width, height = (round(side / FINER) for side in flat.size)
     about = {"alt": alt_text(figure), "width": width, "height": height}
     return {kind: base64.b64encode(data).decode("ascii")}, {kind: about}
+
+
+def _narrow(flat: Image.Image) -> Image.Image:
+    """A photograph with two pixels for one of a phone's page, and no fewer than one for one of its own."""
+    width = max(FINER * PHONE, flat.width // FINER)
+    return (
+        flat if flat.width <= width else flat.resize((width, round(flat.height * width / flat.width)), Image.Resampling.LANCZOS)
+    )
 
 
 def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
