@@ -192,11 +192,14 @@ def open_notebook(page: Page, lab: Lab, notebook: Path) -> None:
     page.get_by_text(IDLE).wait_for()  # before that JupyterLab would ask which kernel to run with
 
 
+SLIDERS = ".jp-CodeCell:has(.widget-interact)"  # the picture is an output of the cell, not of the widget
+
+
 def run_all(page: Page) -> Locator:
-    """Run all cells of the open notebook, and return the widget that they end with; it shows its first picture."""
+    """Run all cells of the open notebook, and return the cell of sliders that they end with; it shows its first picture."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    widget = page.locator(".widget-interact")
+    widget = page.locator(SLIDERS)
     widget.locator("img").wait_for()
     page.get_by_text(IDLE).wait_for()
     return widget

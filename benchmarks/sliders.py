@@ -62,7 +62,7 @@ def in_lab(browser: Browser, presses: int) -> dict[str, list[float]]:
         notebook = chrome.copy_of_sliders(Path(folder))
         with chrome.jupyter_lab(Path(folder)) as lab, chrome.watched(browser) as seen:
             chrome.open_notebook(seen.page, lab, notebook)
-            widget, picture = chrome.run_all(seen.page), ".widget-interact img"
+            widget, picture = chrome.run_all(seen.page), f"{chrome.SLIDERS} img"
             return {name: time_presses(seen.page, chrome.slider(widget, name), picture, presses) for name in SLIDERS}
 
 

@@ -272,8 +272,8 @@ def test_accuracy_by_parameters(state, costs):
     assert ("not run" in texts(figure)) == (state == "empty")
     assert {"whole": {"o", "s", "^", "D", "*"}, "empty": set(), "failed": {"X"}}[state] == set(marks)
     if state == "whole":
-        (line,) = [line for line in figure.axes[0].lines if line.get_color() == "#D55E00" and len(line.get_xdata()) == 4]
-        assert list(line.get_xdata()) == [costs[c, 1].adapters for c in knobs.COMPRESSIONS]
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
+        assert [costs[c, 1].adapters for c in knobs.COMPRESSIONS] in [list(line.get_xdata()) for line in lines]
 
 
 # ---------------------------------------------------------------- committed records
