@@ -94,6 +94,8 @@ def watched(browser: Browser, width: int = 1280, height: int = 900) -> Iterator[
 # JupyterLab may lose the second on a busy machine, when the kernel's echo of the first arrives late.
 TOLD = """import os
 
+import ipywidgets
+
 told = ipywidgets.Label()
 told.add_class("told")
 
