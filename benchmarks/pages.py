@@ -5,7 +5,6 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; what is be
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +12,9 @@ from pathlib import Path
 
 from minica.atomic import write_atomically
 from minica.course.routes import routes_table
-from minica.experiments import CONFIGS, RESULTS, collapse, final_records, read_plan, read_records, survey
+from minica.experiments import RESULTS, collapse, final_records, read_records, survey
 from minica.experiments.findings import findings, findings_table
-from minica.experiments.plans import at_edge
+from minica.experiments.plans import at_edge, recorded
 from minica.experiments.tables import grid_table, methods_table, sweep_table
 
 from . import dense, families, measure
@@ -31,18 +30,18 @@ def measured(name: str) -> list[dict]:
 
 def swept(name: str, table: Callable) -> str:
     """The table of one config's records."""
-    return table(read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json"))
+    return table(*recorded(name))
 
 
 def one_task(name: str) -> str:
     """The methods of a config with one task, side by side."""
-    plan, found = read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json")
+    plan, found = recorded(name)
     edge = [cell.method for cell in plan.cells if at_edge(cell, found, plan)]
     return methods_table({cell.method: final_records(cell, found, plan) for cell in plan.cells}, edge)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "routes": lambda: routes_table().rstrip("\n"),
+    "routes": routes_table,
     "findings": lambda: findings_table(findings()),
     "quickstart": lambda: one_task("quickstart"),
     "few_shot_solar_cells": lambda: swept("few_shot_solar_cells", grid_table),
@@ -50,7 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "solar_cells": lambda: swept("solar_cells", sweep_table),
     **{name: partial(swept, name, sweep_table) for name in ("signs", "clothing", "position_trunk", "few_shot_signs")},
     "collapse": lambda: collapse.summary(read_records(RESULTS / "collapse.json")),
-    "survey": lambda: survey.overview(json.loads((RESULTS / "survey.json").read_text(encoding="utf-8"))),
+    "survey": lambda: survey.overview([*read_records(RESULTS / "survey.json", by="architecture").values()]),
     "benchmark": lambda: measure.summary(measured("benchmark")),
     "families": lambda: families.summary(measured("families"), measured("families_steps")),
     "dense_memory": lambda: dense.summary(measured("dense_memory")),

@@ -14,20 +14,15 @@ import torch
 
 from minica.atomic import write_atomically
 from minica.experiments import RESULTS, add_record, markdown, read_records, trial_key
+from minica.experiments.comparison import SCHEME_TUNING
 from minica.experiments.costs import table_10
 
 from .measure import FULL, describe, exit_with, measure, median_interval, ratios
 from .methods import METHODS
 
 NAME = "table_10"
-# Its two backbones, without their weights, and its names of the schemes.  It has compression 1: its GFLOPs are those.
+# Its two backbones, without their weights.  It has compression 1: its GFLOPs are those.
 BACKBONES = {"resnetv2_50x1_bit": "ResNet50-BiT", "convnext_base": "ConvNeXt-B"}
-SCHEMES = {
-    "conv_parallel": "Conv. Par.",
-    "conv_sequential": "Conv. Seq.",
-    "residual_parallel": "Res. Par.",
-    "residual_sequential": "Res. Seq.",
-}
 FORMS = ("Conv-Adapter, published form", "Conv-Adapter, lean")
 
 
@@ -35,7 +30,7 @@ def cells(backbones, **fixed) -> list[dict]:
     """What is measured: a cell a backbone and scheme; ``fixed`` are the batch, the size, the rounds and where."""
     common = dict(precision="float32", layout="channels_last", compression=1, **fixed)
     methods = [name for name in METHODS if name in (FULL, *FORMS)]
-    return [dict(backbone=name, scheme=scheme, methods=methods, **common) for name in backbones for scheme in SCHEMES]
+    return [dict(backbone=name, scheme=scheme, methods=methods, **common) for name in backbones for scheme in SCHEME_TUNING]
 
 
 def beside_the_paper(records: list[dict]) -> str:
@@ -44,7 +39,7 @@ def beside_the_paper(records: list[dict]) -> str:
     rows = []
     for record in records:
         config, full = record["config"], record["methods"][FULL]
-        name = (BACKBONES.get(config["backbone"]), SCHEMES[config["scheme"]])
+        name = (BACKBONES.get(config["backbone"]), SCHEME_TUNING[config["scheme"]])
         if name in printed:
             ours, whole = printed[name], printed[name[0], "FT"]
             parts = [f"{ours[key] / whole[key]:.2f}" for key in ("train_ms", "test_ms", "train_gb")]

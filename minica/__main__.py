@@ -23,11 +23,8 @@ def _publish(args: argparse.Namespace) -> int:
 
 def _frame(args: argparse.Namespace) -> int:
     from .course.frame import write_frames
-    from .course.routes import write_routes
 
     changed = write_frames(args.notebooks)
-    if args.notebooks is None:
-        write_routes()
     print(f"changed: {', '.join(path.stem for path in changed) or 'no notebook'}")
     return 0
 
@@ -161,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--out", default="build/published", help="where executed copies go (default: %(default)s)")
     publish.set_defaults(work=_publish)
 
-    frame = commands.add_parser("frame", help="write badges, set-up cells and links into the notebooks, routes into the README")
+    frame = commands.add_parser("frame", help="write badges, set-up cells and links into the notebooks")
     frame.set_defaults(work=_frame)
 
     lab = commands.add_parser("lab", help="open copies of the notebooks in JupyterLab; options it knows are passed on")

@@ -12,6 +12,7 @@ from benchmarks import dense, families, gpu, table_10
 from benchmarks.__main__ import main
 from benchmarks.measure import FULL, measure, median_interval, ratio, table
 from benchmarks.methods import METHODS, PEFT
+from minica import SCHEMES
 from minica.experiments import RESULTS, read_records
 
 
@@ -200,7 +201,7 @@ def test_table_10_on_this_machine(tmp_path, capsys):
     arguments = ["--backbones", "test_resnet", "--size", "32", "--rounds", "1", "--out", str(tmp_path)]
     assert table_10.main(arguments) == 0
     found = records("table_10", tmp_path)
-    assert [record["config"]["scheme"] for record in found] == list(table_10.SCHEMES)
+    assert [record["config"]["scheme"] for record in found] == list(SCHEMES)
     assert all(record["methods"].keys() == {FULL, *table_10.FORMS} for record in found)
     shown = capsys.readouterr().out
     assert shown.count("| ours, lean | - |") == 4 and (tmp_path / "table_10.md").read_text() in shown

@@ -294,7 +294,7 @@ def test_retraining_sweeps_the_plan_at_other_sizes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
     monkeypatch.setattr(results, "sweep", lambda plan, place: swept.append(plan))
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr("minica.experiments.plans.RESULTS", tmp_path)
     plan, found, source = results.recorded("knobs_position", True, **presets.KNOBS["smoke"])
     assert swept == [plan] and found == {} and source == "trained here" and plan.seeds == [0]
     assert all(

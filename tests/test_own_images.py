@@ -108,7 +108,7 @@ def finished(name: str) -> list[dict]:
 
 def test_records_are_read_or_asked_for_and_nothing_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr("minica.experiments.plans._rehearse", lambda *arguments: None)
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr("minica.experiments.plans.RESULTS", tmp_path)
     monkeypatch.setattr(results, "sweep", lambda *arguments: pytest.fail("nothing is trained"))
     assert results.recorded("learning_curve").missing.startswith(
         "not run yet: python -m minica sweep configs/learning_curve.toml"

@@ -7,7 +7,7 @@ import pytest
 
 from minica.course.frame import LINKS
 from minica.course.page import html
-from minica.course.routes import BEGIN, END, ROUTES, routes_table, write_routes
+from minica.course.routes import ROUTES, routes_table
 from minica.course.runner import NOTEBOOKS
 
 ROOT = NOTEBOOKS.parent
@@ -88,12 +88,6 @@ def test_the_glossary_names_the_notebook_in_which_a_word_is_first_met():
         assert [other for other, text in texts.items() if pattern.search(text)][:1] == [number], word
 
 
-def test_the_readme_has_the_measured_minutes_of_the_routes():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition(BEGIN)[2].partition(END)[0]
-    assert shown == routes_table(), "python -m minica frame writes it"
-
-
 def test_routes_add_up_what_was_measured(tmp_path):
     for path in PATHS:
         notebook = nbformat.v4.new_notebook()
@@ -102,13 +96,6 @@ def test_routes_add_up_what_was_measured(tmp_path):
         nbformat.write(notebook, tmp_path / path.name)
     minutes = [line.strip("| ").rpartition("| ")[2] for line in routes_table(tmp_path).splitlines()[2:]]
     assert minutes == ["9", str(1 + 3 + 4 + 11 + 12), "not measured yet", "not measured yet"] and len(minutes) == len(ROUTES)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"above\n{BEGIN}old\nold{END}\nbelow\n<!-- table: other -->\nkept{END}\n")
-    write_routes(readme, tmp_path)
-    assert readme.read_text() == f"above\n{BEGIN}{routes_table(tmp_path)}{END}\nbelow\n<!-- table: other -->\nkept{END}\n"
-    readme.write_text("nothing\n")
-    with pytest.raises(ValueError, match="has no place for the routes"):
-        write_routes(readme, tmp_path)
 
 
 def test_teaching_names_exercises_and_commands_that_are_there():

@@ -19,7 +19,6 @@ import nbformat
 import torch
 from nbformat import NotebookNode
 
-from .routes import write_routes
 from .runner import Run, closing_table, find, run
 
 CARD = re.compile(r"^\| \*\*Time, memory, download\*\* \|.*\|$", re.M)
@@ -43,9 +42,7 @@ def publish(names: Sequence[str] = (), *, out: str | Path = "build/published", n
             notebook = with_outputs(nbformat.read(path, 4), nbformat.read(done.notebook, 4))
             write_card(notebook, done, downloaded() - before)
             nbformat.write(notebook, path)
-    if notebooks is None:
-        write_routes()  # with the minutes that were measured
-    print(f"\n{closing_table(runs)}")
+    print(f"\n{closing_table(runs)}\n\nThe README's minutes follow by `python -m benchmarks.pages`.")
     return int(any(done.faults for done in runs))
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ..experiments import plans
 from ..experiments.plans import CONFIGS, Cell, Plan, chosen, final_records, is_complete, read_plan
 from ..experiments.records import RESULTS, read_records
 from ..experiments.sweeps import sweep
@@ -47,8 +48,7 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
         methods: only these, in this order; default all.
         sizes: entries of a run's configuration, such as ``size`` and ``epochs``.
     """
-    plan = read_plan(CONFIGS / f"{name}.toml")
-    found, cells = read_records(RESULTS / f"{name}.json"), {}
+    (plan, found), cells = plans.recorded(name), {}
     for cell in plan.cells:
         best = chosen(cell, found, plan)
         points = [point | sizes for point in (cell.points if best is None else best[:1])]
@@ -68,7 +68,7 @@ def recorded(name: str, retrain: bool = False, **sizes) -> Results:
         plan, place = plan_at(name, **sizes) if sizes else read_plan(CONFIGS / f"{name}.toml"), _new_place(name)
         sweep(plan, place)
         return Results(plan, read_records(place), "trained here")
-    return Results(read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json"), "recorded")
+    return Results(*plans.recorded(name), "recorded")
 
 
 def _new_place(name: str) -> Path:

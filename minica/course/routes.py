@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 
 from ..experiments.tables import markdown
-from .runner import NOTEBOOKS, find
+from .runner import find
 
 ROUTES = {
     "one hour": ("00", "02", "04"),
@@ -16,7 +16,6 @@ ROUTES = {
     "half a day in class": ("00", "01", "02", "03", "05"),
     "researcher": (),  # all
 }
-BEGIN, END = "<!-- table: routes -->\n", "\n<!-- end -->"
 
 
 def routes_table(notebooks: str | Path | None = None) -> str:
@@ -28,16 +27,3 @@ def routes_table(notebooks: str | Path | None = None) -> str:
 def _minutes(paths: Sequence[Path]) -> str:
     measured = [nbformat.read(path, 4).metadata.get("minica", {}).get("seconds") for path in paths]
     return "not measured yet" if None in measured else f"{sum(measured) / 60:.0f}"
-
-
-def write_routes(readme: Path = NOTEBOOKS.parent / "README.md", notebooks: str | Path | None = None) -> None:
-    """Put the table into the README.
-
-    Raises:
-        ValueError: if the README has no place for it.
-    """
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{readme} has no place for the routes: a line {BEGIN.strip()!r}, and after it {END.strip()!r}.")
-    readme.write_text(f"{before}{begin}{routes_table(notebooks)}{end}{after}", encoding="utf-8")

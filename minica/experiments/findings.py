@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from ..schemes import SCHEMES
 from . import collapse, knobs, reasons
+from .comparison import SCHEME_TUNING
 from .paper import table
-from .plans import CONFIGS, Plan, final_records, is_complete, read_plan
+from .plans import Plan, final_records, is_complete, recorded
 from .records import RESULTS, read_records
 from .scores import Comparison, collapsed, compare, comparison
 from .tables import markdown
@@ -23,7 +25,6 @@ MARGIN = 0.02  # of accuracy, mean IoU or AP
 SHARE = 0.05  # of the parameters that full fine-tuning trains: what adapters may have to be compared with it
 HOLDS, FAILS, OPEN, ABSENT, OURS = "holds", "does not", "cannot be told", "not run", "ours only"
 TRUNK, LITE = "ResNet-50 without its last stage", "EfficientNet-Lite0"
-SCHEMES = ("conv_parallel", "conv_sequential", "residual_parallel", "residual_sequential")
 FULL = ("Full fine-tuning, statistics frozen", "Full fine-tuning")
 CENTRAL = {
     "signs": "hand signs by student",
@@ -61,9 +62,9 @@ class Sweep(NamedTuple):
         return {method: runs for (task, method), runs in self.runs.items() if word in task}
 
 
-def recorded(name: str) -> Sweep | None:
+def complete(name: str) -> Sweep | None:
     """The sweep ``configs/<name>.toml``; None while final runs are missing."""
-    plan, found = read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json")
+    plan, found = recorded(name)
     if not is_complete(plan, found):
         return None
     return Sweep(plan, found, {(cell.task, cell.method): final_records(cell, found, plan) for cell in plan.cells})
@@ -73,7 +74,7 @@ Judged = tuple[str, str]  # (what is shown of ours, verdict)
 Line = tuple[str, str, str, str, Callable[[Sweep], Judged]]  # (claim, paper, on, name of the config, how it is judged)
 
 
-def findings(sweep: Callable[[str], Sweep | None] = recorded) -> list[Finding]:
+def findings(sweep: Callable[[str], Sweep | None] = complete) -> list[Finding]:
     """Every finding, those of the paper first.
 
     Args:
@@ -137,14 +138,14 @@ def _order() -> Iterator[Line]:
     def judge(one: Sweep) -> Judged:
         runs = {scheme: one.task()[scheme] for scheme in SCHEMES}
         first = runs["conv_parallel"]
-        cheap = [runs[scheme] for scheme in SCHEMES[1:] if runs[scheme][0]["trainable"] <= first[0]["trainable"]]
+        cheap = [runs[scheme] for scheme in [*SCHEMES][1:] if runs[scheme][0]["trainable"] <= first[0]["trainable"]]
         against = [compare(first, found) for found in cheap]
         verdict = FAILS if any(each.high < 0 for each in against) else HOLDS if all(each.low > 0 for each in against) else OPEN
         ours = (f"{100 * _mean(found):.1f} with {found[0]['trainable'] / 1e6:.2f} M" for found in runs.values())
         return ", ".join(ours), verdict
 
     shown = []
-    for name in ("Conv. Par.", "Conv. Seq.", "Res. Par.", "Res. Seq."):
+    for name in SCHEME_TUNING.values():
         cells = [cell for cell in table(1) if cell["tuning"] == name]
         shown.append(f"{statistics.mean(cell['mean'] for cell in cells):.1f} with {cells[0]['params']:.2f} M")
     claim = "of the four schemes `conv_parallel` is the best bargain: no other is better with as few parameters"

@@ -20,7 +20,7 @@ import torch
 
 from ..data import CATALOGUE, PACKAGED, PHOTOGRAPHS
 from ..data.named import NAMED
-from .records import trial_key
+from .records import RESULTS, read_records, trial_key
 from .runs import LOADING, NETWORKS, tuned_classifier, tuned_network
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -414,6 +414,11 @@ def known_jobs(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
 def pending(plan: Plan, found: dict[str, dict]) -> dict[str, dict]:
     """Of those, what has no record."""
     return {key: job for key, job in known_jobs(plan, found).items() if key not in found}
+
+
+def recorded(name: str) -> tuple[Plan, dict[str, dict]]:
+    """The plan ``configs/<name>.toml`` and the committed records there are of it: all, some, or none yet."""
+    return read_plan(CONFIGS / f"{name}.toml", rehearse=False), read_records(RESULTS / f"{name}.json")
 
 
 def final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
