@@ -113,6 +113,8 @@ def test_answers_and_hints_are_folded_on_a_page():
         r"<details><summary>(?:Answer|Hint)</summary>\n(.*?)</details>", html(notebook, PATHS[3].stem, NOTEBOOKS), re.S
     )
     assert folded >= 4 and len(inside) == folded and all("<p>" in text for text in inside)
+    page = html(notebook, PATHS[3].stem, NOTEBOOKS)
+    assert re.findall(r"<details><summary[^>]*>(Set-up|Solution)</summary>", page) == ["Set-up", "Solution", "Solution"]
     texts = [markdown_of(path) for path in PATHS]
     pictures = [target for text in texts for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)]
     assert all("://" in target for target in pictures), "a page does not hold pictures that Markdown links to"

@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 
 from .scan import VIEW
 
-# nbconvert's page has neither the alternative text of a picture nor tables that fit a phone, and shows every solution.
+# nbconvert's page has neither the alternative text of a picture nor tables that fit a phone, and shows every solution and set-up.
 _PICTURE = """
 {% block data_KIND scoped %}{% set alt = output | get_metadata('alt', 'image/TYPE') %}
 {{- super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) if alt else super() }}{% endblock %}"""
@@ -27,8 +27,10 @@ TEMPLATE = (
 </style>{% endblock %}"""
     + """
 {%- block input -%}
-{%- if 'solution' in cell.metadata.get('tags', []) -%}
-<details><summary style="font-family: var(--jp-content-font-family)">Solution</summary>{{ super() }}</details>
+{%- set folded = {'solution': 'Solution', 'setup': 'Set-up'} -%}
+{%- set names = cell.metadata.get('tags', []) | select('in', folded) | list -%}
+{%- if names -%}
+<details><summary style="font-family: var(--jp-content-font-family)">{{ folded[names[0]] }}</summary>{{ super() }}</details>
 {%- else -%}
 {{ super() }}
 {%- endif -%}
@@ -51,7 +53,7 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
 
 
 def html(notebook: NotebookNode, name: str, folder: Path) -> str:
-    """A page with the pictures of outputs in it, each with its alternative text; solutions open by a click.
+    """A page with the pictures of outputs in it, each with its alternative text; solutions and set-up open by a click.
 
     ``embed_images``, which would add the pictures that Markdown links to, closes every ``<details>`` at its first blank line.
 
