@@ -30,7 +30,8 @@ TEMPLATE = (
 {%- set folded = {'solution': 'Solution', 'setup': 'Set-up'} -%}
 {%- set names = cell.metadata.get('tags', []) | select('in', folded) | list -%}
 {%- if names -%}
-<details><summary style="font-family: var(--jp-content-font-family)">{{ folded[names[0]] }}</summary>{{ super() }}</details>
+<details><summary style="font-family: var(--jp-content-font-family)">{{ folded[names[0]] }}</summary>
+{{- super() }}</details>
 {%- else -%}
 {{ super() }}
 {%- endif -%}
