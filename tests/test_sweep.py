@@ -684,6 +684,11 @@ def test_final_runs_are_repeated_and_count_with_their_mean(tmp_path, monkeypatch
     first, second = final_records(cell, found, plan)
     assert (first["test"]["accuracy"], second["test"]["accuracy"]) == pytest.approx((0.61, 0.62))
     assert [score["accuracy"] for score in first["repeats"]] == pytest.approx([0.51, 0.61, 0.71]) and first["test"]["n"] == 10
+    assert not first["test"]["constant"]
+    next(iter(reversed(found.values())))["test"]["constant"] = True
+    assert [one["test"]["constant"] for one in final_records(cell, found, plan)] == [False, True], (
+        "one that failed is not hidden"
+    )
     found.popitem()
     assert len(final_records(cell, found, plan)) == 1 and not is_complete(plan, found)
     (tmp_path / "never.toml").write_text(text.replace("repeats = 3", "repeats = 0"))

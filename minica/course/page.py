@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 
 from .scan import VIEW
 
-# nbconvert's page has neither the alternative text of a picture nor tables that fit a phone, and shows every solution and set-up.
+# nbconvert's page has no alternative text of a picture and no tables that fit a phone, and shows every solution and set-up.
 _PICTURE = """
 {% block data_KIND scoped %}{% set alt = output | get_metadata('alt', 'image/TYPE') %}
 {{- super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) if alt else super() }}{% endblock %}"""

@@ -31,7 +31,6 @@ NUMBERS = {  # key -> type, least value
     "batch_size": (int, 1),
     "labels": (int, 1),
     "warmup": (float, 0),
-    "clip": (float, 0),
     "workers": (int, 0),
     "finalists": (int, 1),
     "seeds": (int, 0),
@@ -46,7 +45,7 @@ SWITCHES = ("cache", "wrong", "weight_cka", "phases", "control", "resplit", "wid
 NORMALIZATIONS = ("backbone", "imagenet")
 OF_RUNS = ("seeds", "repeats", "then", "rate_of")  # of a method: which runs it has; all else are its options
 SIZES = ("size", "epochs", "batch_size")  # of every run, as
-SETTINGS = ("warmup", "clip", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
+SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
 OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases", "widen", "then")
 
@@ -432,10 +431,14 @@ def final_records(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
 
 
 def _mean_of(runs: list[dict]) -> dict:
-    """The record of the first of several runs with the mean of all as its test scores, and each one's as ``repeats``."""
+    """The record of the first of several runs with the mean of all as its test scores, and each one's as ``repeats``.
+
+    One that collapsed is not hidden by the others: then all of them count as collapsed.
+    """
     scores = [run["test"] for run in runs]
     means = {key: statistics.mean(score[key] for score in scores) for key, value in scores[0].items() if type(value) is float}
-    return runs[0] | {"test": scores[0] | means, "repeats": scores}
+    failed = {"constant": any(score["constant"] for score in scores)} if "constant" in scores[0] else {}
+    return runs[0] | {"test": scores[0] | means | failed, "repeats": scores}
 
 
 def is_complete(plan: Plan, found: dict[str, dict]) -> bool:
