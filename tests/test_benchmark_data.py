@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
 
 import minica
@@ -118,9 +119,8 @@ def test_labels_that_a_rule_gives_have_names():
 
 
 def test_ninety_ten_is_scikit_learns_split():
-    split = pytest.importorskip("sklearn.model_selection").train_test_split
     for n in (37, 5994, 8144, 12000, 23929):
-        train, val = split(list(range(n)), test_size=0.1, train_size=0.9, shuffle=True, random_state=42)
+        train, val = train_test_split(list(range(n)), test_size=0.1, train_size=0.9, shuffle=True, random_state=42)
         assert ninety_ten(list(range(n))) == {"train": train, "val": val}
     sizes = [tuple(map(len, ninety_ten(list(range(n))).values())) for n in (5994, 23929, 12000, 8144)]
     assert sizes == [(5394, 600), (21536, 2393), (10800, 1200), (7329, 815)]  # the paper's Table 6

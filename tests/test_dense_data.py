@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
 from minica import data
@@ -83,12 +86,11 @@ def names(dataset) -> set[str]:
 
 def coco_scores(dataset, detections: list[dict]) -> np.ndarray:
     """The twelve numbers of pycocotools."""
-    coco_tools, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco_tools.COCO()
+        truth = COCO()
         truth.dataset = dataset.coco_ground_truth()
         truth.createIndex()
-        run = evaluation.COCOeval(truth, truth.loadRes(detections), "bbox")
+        run = COCOeval(truth, truth.loadRes(detections), "bbox")
         run.evaluate(), run.accumulate(), run.summarize()
     return run.stats
 
@@ -112,7 +114,6 @@ def test_scenes_have_the_layouts_of_coco_and_ade20k_and_are_the_same_every_time(
     assert [c["name"] for c in document["categories"]] == list(scenes.SHAPES)
     assert len(list((drawn / "ade20k" / "images" / "training").glob("*.jpg"))) == 14
     assert len(list((drawn / "ade20k" / "annotations" / "validation").glob("*.png"))) == 6
-    coco_masks = pytest.importorskip("pycocotools.mask")
     for row in document["annotations"]:  # pycocotools reads the segmentations, and they are those of the boxes
         size = row["segmentation"]["size"]
         encoded = coco_masks.frPyObjects(row["segmentation"], *size)

@@ -8,8 +8,6 @@ import minica
 from minica import experiments
 from minica.experiments.low_rank import low_rank
 
-pytest.importorskip("peft", reason="needs the extra bench")
-
 
 def trained(model):
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
