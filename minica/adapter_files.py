@@ -72,9 +72,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike, task=None, **about
     if state is None:
         raise ValueError("this model has nothing to save: prepare it with minica.adapt or minica.tune and train it first.")
     if state.folded or declared is None:
-        why = (
-            "a folded copy is for inference alone" if state.folded else "its adapters are switched off; minica.switch to a set"
-        )
+        why = "a folded copy is for inference alone" if state.folded else "no set of adapters is in use; minica.switch to one"
         raise ValueError(f"nothing in this model trains, so there is nothing to save: {why}.")
     trained = recipe.trained_state(model)
     tensors = {file_key(model, key): value.cpu().contiguous().clone() for key, value in trained.items()}

@@ -230,8 +230,7 @@ def covered(keys: Iterable[str], name: str) -> list[str]:
 
 def _from_the_top(key: str) -> Iterator[str]:
     """``a.b.weight`` -> ``a``, ``a.b``, ``a.b.weight``."""
-    parts = key.split(".")
-    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    return (".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 2))
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -245,8 +244,8 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     if state_of(model) is None:
         frozen = set(frozen_running_stats(model))
         moving = [name for name, module in model.named_modules() if _running(module) and module not in frozen]
-        trains = {key: value.requires_grad or key.rpartition(".")[0] in moving for key, value in _tensors(model).items()}
-        return {key: value for key, value in _tensors(model).items() if trains[key]}
+        found = _tensors(model)
+        return {key: value for key, value in found.items() if value.requires_grad or key.rpartition(".")[0] in moving}
     recipe, own, found = active_recipe(model), own_tensors(model), {}
     for key in () if recipe is None else recipe.own:
         if key in own:
@@ -406,8 +405,7 @@ def digests(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, str]]:
 
 def digest(value: Tensor) -> str:
     """The first half of a tensor's SHA-256, as hexadecimal digits."""
-    numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(numbers).hexdigest()[:32]
+    return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()[:32]
 
 
 def detach(model: nn.Module) -> nn.Module:

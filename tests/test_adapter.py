@@ -171,6 +171,23 @@ def test_the_compressing_convolution(layout, channels, groups, kernel, stride, d
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("size", "stride"), [(3, (1, 1)), (3, (2, 2)), (5, (1, 1))])
+def test_the_compressing_convolution_under_autocast(layout, size, stride):
+    """In the type that the maps have, whichever is fastest inside, and close to float32 with its gradients."""
+    torch.manual_seed(0)
+    x, found = torch.randn(2, 8, 9, 11).contiguous(memory_format=layout), []
+    weight, bias = torch.randn(4, 2, size, size), torch.randn(4)
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [value.clone().requires_grad_() for value in (x, weight, bias)]
+        with torch.autocast("cpu", enabled=dtype == torch.bfloat16):
+            y = kernels.compressing_conv2d(leaves[0].to(dtype), *leaves[1:], stride, (size // 2, size // 2), (1, 1), 4)
+        assert y.dtype == dtype
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), leaves)])
+    for exact, short in zip(*found, strict=True):
+        assert (short.float() - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_scaled_convolution(layout):
     torch.manual_seed(0)
     x = torch.randn(2, 4, 9, 11).contiguous(memory_format=layout)

@@ -20,6 +20,7 @@ import torch
 
 from ..data import CATALOGUE, PACKAGED, PHOTOGRAPHS
 from ..data.named import NAMED
+from ..training import PRECISIONS
 from .records import RESULTS, read_records, trial_key
 from .runs import LOADING, NETWORKS, tuned_classifier, tuned_network
 
@@ -45,7 +46,7 @@ SWITCHES = ("cache", "wrong", "weight_cka", "phases", "control", "resplit", "wid
 NORMALIZATIONS = ("backbone", "imagenet")
 OF_RUNS = ("seeds", "repeats", "then", "rate_of")  # of a method: which runs it has; all else are its options
 SIZES = ("size", "epochs", "batch_size")  # of every run, as
-SETTINGS = ("warmup", "workers", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
+SETTINGS = ("warmup", "workers", "precision", "normalization", "cache", "wrong", "weight_cka", "reference", "network")
 REQUIRED = ("backbones", "tasks", "methods", "seeds", *SIZES)
 OPTIONAL = (*GRID, *SETTINGS, "tuning_seeds", "finalists", "metric", "phases", "widen", "then")
 
@@ -123,7 +124,7 @@ def read_plan(path: str | os.PathLike, rehearse: bool = True) -> Plan:
     for key in [key for key in config if key in NUMBERS]:
         _check_numbers(path, key, config[key])
     _check_switches(path, "", config)
-    for key, known in (("metric", METRICS), ("normalization", NORMALIZATIONS)):
+    for key, known in (("metric", METRICS), ("normalization", NORMALIZATIONS), ("precision", PRECISIONS)):
         if config.get(key, known[0]) not in known:
             raise ValueError(f"{path}: {key} is {config[key]!r}; choose one of {', '.join(known)}.")
     if config.get("warmup", 0) > 1:

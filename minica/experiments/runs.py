@@ -45,7 +45,7 @@ TRAINED = {"tune": "train", "final": "final", None: "train"}  # what a run of ea
 NETWORKS = {"faster_rcnn": "detection", "retinanet": "detection", "upernet": "segmentation"}  # modules of minica.dense
 COMPARED = 500  # images of a task, and of the reference, whose features are compared
 LOADING = ("size", "task", "train_size", "labels", "shots", "resize", "augment", "resplit")
-TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache")
+TRAINING = ("epochs", "lr", "weight_decay", "batch_size", "warmup", "seed", "workers", "cache", "precision")
 
 
 def load_task(config: dict) -> data.Task | data.DenseTask:
