@@ -124,28 +124,6 @@ def shown(metric="ap", **methods):
     return dense.Shown("cards", "cards", SimpleNamespace(by_method=lambda: found, source="recorded"))
 
 
-@pytest.mark.parametrize(
-    ("points", "said"),
-    [
-        ([1, 2, 0.1], "above in all 3 seeds, a hint"),
-        ([-1, -2, -0.1], "below in all 3 seeds, a hint"),
-        ([1, 2, -0.1], "no difference that all 3 seeds agree on"),
-        ([1, 0, 2], "no difference that all 3 seeds agree on"),
-        ([1] * 5, "above in all 5 seeds, beyond the spread"),
-        ([1], "the one seed there is says nothing of the spread"),
-    ],
-)
-def test_what_differences_allow_to_say(points, said):
-    assert dense.verdict(points) == said
-
-
-def test_differences_are_of_the_same_seed():
-    found = shown(Frozen=[0.50, 0.60, 0.70], Conv_Adapter=[None, 0.65, 0.60], Full=[0.5, None, None]).results.by_method()
-    assert {name: [round(value, 6) for value in points] for name, points in dense.differences(found, "ap").items()} == {
-        "Frozen": [5.0, -10.0]
-    }
-
-
 def test_the_sentences_say_yes_no_and_not_yet():
     above = shown(Frozen=[0.50, 0.60, 0.70], Conv_Adapter=[0.51, 0.62, 0.73])
     below = shown(Frozen=[0.51, 0.62, 0.73], Conv_Adapter=[0.50, 0.60, 0.70])

@@ -16,6 +16,7 @@ from ..experiments.tables import markdown
 from ..schemes import adapt
 from ..tuning import tune
 from .results import Results
+from .verdicts import differences, verdict
 
 NETWORKS = {"detection": (detection, detection.faster_rcnn, 81), "segmentation": (segmentation, segmentation.upernet, 150)}
 # What trains in the backbone of a fine-tuned ResNet50 detector: all but stem and first stage, and no statistics.
@@ -59,41 +60,19 @@ def recorded_table(shown: Sequence[Shown], metric: str) -> str:
     return markdown(["data", "method", "trained", "rate", f"test {NAMES[metric]}, %: mean (lowest to highest)"], rows)
 
 
-def differences(runs: Mapping[str, Sequence[dict]], metric: str, method: str = "Conv-Adapter") -> dict[str, list[float]]:
-    """In points, how far ``method`` is above each other method on test, seed by seed; of the seeds that both have."""
-    ours = {run["config"]["seed"]: run for run in runs[method]}
-    found = {}
-    for other, theirs in runs.items():
-        pairs = [(ours[run["config"]["seed"]], run) for run in theirs if run["config"]["seed"] in ours]
-        if other != method and pairs:
-            found[other] = [100 * (one["test"][metric] - two["test"][metric]) for one, two in pairs]
-    return found
-
-
 def verdicts(shown: Sequence[Shown], metric: str, method: str = "Conv-Adapter") -> str:
     """A line for each config and other method: every paired difference, and what three seeds allow to say of it."""
     lines = []
     for _, data, results in shown:
-        found = differences(results.by_method(), metric, method)
+        runs = results.by_method()
+        points_of = {other: differences(runs[method], theirs, metric) for other, theirs in runs.items() if other != method}
+        found = {other: points for other, points in points_of.items() if points}
         if not found:
             lines.append(f"* **{data}**: not run yet.")
         for other, points in found.items():
             listed = ", ".join(f"{value:+.1f}" for value in points)
             lines.append(f"* **{data}**: {method} - {other.lower()}: {listed} points of {NAMES[metric]}; {verdict(points)}.")
     return "\n".join(lines)
-
-
-def verdict(points: Sequence[float]) -> str:
-    """What paired differences say: all of one sign is a hint, with five seeds or more beyond the spread."""
-    weight = "beyond the spread" if len(points) >= 5 else "a hint"
-    number = f"all {len(points)} seeds" if len(points) > 1 else "the one seed there is"
-    if len(points) < 2:
-        return f"{number} says nothing of the spread"
-    if min(points) > 0:
-        return f"above in {number}, {weight}"
-    if max(points) < 0:
-        return f"below in {number}, {weight}"
-    return f"no difference that {number} agree on"
 
 
 def table_4(task: str, counts: Mapping[tuple[str, str], int] | None = None) -> str:

@@ -26,9 +26,9 @@ class Results(NamedTuple):
         """Every cell of the plan with its final runs, one a seed."""
         return [(cell, final_records(cell, self.found, self.plan)) for cell in self.plan.cells]
 
-    def by_method(self) -> dict[str, list[dict]]:
-        """Final runs by what the config calls their method; of a config with one task and one backbone."""
-        return {cell.method: runs for cell, runs in self.finals}
+    def by_method(self, task: str | None = None) -> dict[str, list[dict]]:
+        """Final runs by what the config calls their method; of a config with one backbone, and with one task or of ``task``."""
+        return {cell.method: runs for cell, runs in self.finals if task in (None, cell.task)}
 
     @property
     def missing(self) -> str:
@@ -38,7 +38,7 @@ class Results(NamedTuple):
         return "" if is_complete(self.plan, self.found) else f"not run yet: {command}"
 
 
-def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes) -> Plan:
+def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, task: str | None = None, **sizes) -> Plan:
     """The plan of ``configs/<name>.toml`` at other sizes, with the options that its committed records chose.
 
     So nothing is tuned again, but for a method that was changed in the config since.
@@ -46,10 +46,11 @@ def plan_at(name: str, seeds: int, methods: Sequence[str] | None = None, **sizes
     Args:
         seeds: how many of the config's.
         methods: only these, in this order; default all.
+        task: only this one of the config's, as its tables call it; with several tasks it must be given.
         sizes: entries of a run's configuration, such as ``size`` and ``epochs``.
     """
     (plan, found), cells = plans.recorded(name), {}
-    for cell in plan.cells:
+    for cell in (cell for cell in plan.cells if task in (None, cell.task)):
         best = chosen(cell, found, plan)
         points = [point | sizes for point in (cell.points if best is None else best[:1])]
         rate_of = cell.rate_of if best is None and cell.rate_of in (methods or [cell.rate_of]) else None

@@ -45,10 +45,10 @@ def compare(one: Iterable[dict], other: Iterable[dict], metric: str = "accuracy"
     return comparison({seed: pairs[0][seed] - pairs[1][seed] for seed in sorted(pairs[0])})
 
 
-def comparison(differences: dict[int, float]) -> Comparison:
-    """Paired differences, at least two, with Student's 95 % interval of their mean."""
+def comparison(differences: dict[int, float], level: float = 0.95) -> Comparison:
+    """Paired differences, at least two, with Student's interval of their mean, which holds it with probability ``level``."""
     values = list(differences.values())
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
     mean = statistics.mean(values)
     return Comparison(differences, mean, float(mean - half), float(mean + half))
 

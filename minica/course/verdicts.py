@@ -1,0 +1,98 @@
+"""What results allow to say: sentences that are computed, so that they are right whichever way the results fall."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ..experiments.scores import bootstrap_interval, comparison
+
+ENOUGH = 5  # seeds from which on differences of one sign are called more than a hint
+
+
+def differences(one: Sequence[dict], other: Sequence[dict], metric: str = "accuracy") -> list[float]:
+    """In points, how far the records ``one`` are above ``other`` on test, seed by seed; of the seeds that both have."""
+    theirs = {run["config"]["seed"]: run["test"][metric] for run in other}
+    seeds = [(run, theirs[run["config"]["seed"]]) for run in one if run["config"]["seed"] in theirs]
+    return [100 * (run["test"][metric] - value) for run, value in seeds]
+
+
+def verdict(points: Sequence[float]) -> str:
+    """What paired differences say: all of one sign is a hint, with five seeds or more beyond the spread."""
+    weight = "beyond the spread" if len(points) >= ENOUGH else "a hint"
+    number = f"all {len(points)} seeds" if len(points) > 1 else "the one seed there is"
+    if len(points) < 2:
+        return f"{number} says nothing of the spread"
+    if min(points) > 0:
+        return f"above in {number}, {weight}"
+    if max(points) < 0:
+        return f"below in {number}, {weight}"
+    return f"no difference that {number} agree on"
+
+
+def paired(found: Mapping[str, Sequence[dict]], one: str, other: str, metric: str = "accuracy") -> str:
+    """How far one method is above another, each named as in ``found``: the mean, its ends, and :func:`verdict`."""
+    points = differences(found[one], found[other], metric)
+    ends = f" ({min(points):+.1f} to {max(points):+.1f})" if len(points) > 1 else ""
+    return f"**{one}** minus **{other}**: {statistics.mean(points):+.1f} points{ends}; {verdict(points)}."
+
+
+def failures(found: Mapping[str, Sequence[dict]], classes: int) -> str:
+    """Which runs never left guessing, right for less than one and a half times 1 / classes, and the others' means."""
+    lines, total = [], sum(map(len, found.values()))
+    for name, runs in found.items():
+        learned = [run["test"]["accuracy"] for run in runs if run["test"]["accuracy"] >= 1.5 / classes]
+        if len(learned) < len(runs):
+            rest = f"the mean of the others is {100 * statistics.mean(learned):.1f} %" if learned else "none is left"
+            lines.append(
+                f"**{name}**: {len(runs) - len(learned)} of {len(runs)} never left guessing (still in the mean); {rest}."
+            )
+    return " ".join(lines) or f"None of the {total} runs stayed at guessing."
+
+
+def told_apart(one: str, right: Tensor | np.ndarray, other: str, other_right: Tensor | np.ndarray) -> str:
+    """Whether a single run of each can be told apart by the images that both answered: the difference with its interval.
+
+    Args:
+        right: of the run called ``one``, whether it was right about each image (N,).
+    """
+    gap = np.asarray(right, float) - np.asarray(other_right, float)
+    low, high = (100 * end for end in bootstrap_interval(gap))
+    better, worse = int((gap > 0).sum()), int((gap < 0).sum())
+    counted = f"Of {len(gap):,} images, {one} alone has {better} right, {other} alone {worse}"
+    found = f"{100 * gap.mean():+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+    if low > 0 or high < 0:
+        leader = one if low > 0 else other
+        return f"{counted}: {found}. Zero is outside: on images like these, the network of {leader} is the better one."
+    return f"{counted}: {found}. Zero is inside: these images cannot tell the two networks apart."
+
+
+def over_draws(gaps: Mapping[int, Sequence[float]], what: str, comparisons: int) -> str:
+    """What draw-by-draw differences say at each number of shots, by Student's 95 % interval.
+
+    Also which of them would stand out among as many ``comparisons`` (Bonferroni).
+
+    Args:
+        gaps: shots -> differences in points, one a draw.
+        what: the difference in words, such as ``"Adapters against the probe"``.
+    """
+    clear = [shots for shots, points in gaps.items() if _clear(points)]
+    above, below = ([n for n in clear if sign * statistics.mean(gaps[n]) > 0] for sign in (1, -1))
+    mean = round(statistics.mean(statistics.mean(points) for points in gaps.values()), 1) + 0.0  # no "-0.0"
+    said = [f"{word} at {_listed(shots)} of each class" for word, shots in (("better", above), ("worse", below)) if shots]
+    left = [shots for shots in clear if _clear(gaps[shots], comparisons)]
+    kept = f" After a correction for {comparisons} comparisons: {_listed(left) if left else 'none of it'}." if clear else ""
+    found = " and ".join(said) or "no difference found at any number of shots"
+    return f"**{what}**: {mean:+.1f} points on average; {found}.{kept}"
+
+
+def _clear(points: Sequence[float], comparisons: int = 1) -> bool:
+    one = comparison(dict(enumerate(points)), level=1 - 0.05 / comparisons)
+    return one.low > 0 or one.high < 0
+
+
+def _listed(shots: Sequence[int]) -> str:
+    return ", ".join(map(str, shots[:-1])) + (" and " if len(shots) > 1 else "") + str(shots[-1])

@@ -1,0 +1,90 @@
+"""Sentences about results: each is tried on results that fall either way."""
+
+import numpy as np
+import pytest
+import torch
+
+from minica.course import verdicts
+
+
+def runs(accuracies, **more):
+    """Records of seeds 0, 1, ...; None where one is missing."""
+    return [
+        {"config": {"seed": seed}, "test": {"accuracy": value} | more}
+        for seed, value in enumerate(accuracies)
+        if value is not None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([1, 2, 0.1], "above in all 3 seeds, a hint"),
+        ([-1, -2, -0.1], "below in all 3 seeds, a hint"),
+        ([1, 2, -0.1], "no difference that all 3 seeds agree on"),
+        ([1, 0, 2], "no difference that all 3 seeds agree on"),
+        ([1] * 5, "above in all 5 seeds, beyond the spread"),
+        ([1], "the one seed there is says nothing of the spread"),
+    ],
+)
+def test_what_differences_allow_to_say(points, said):
+    assert verdicts.verdict(points) == said
+
+
+def test_differences_are_of_the_same_seed():
+    ours, frozen, full = runs([None, 0.65, 0.60]), runs([0.50, 0.60, 0.70]), runs([0.5])
+    assert verdicts.differences(ours, frozen) == pytest.approx([5.0, -10.0])
+    assert verdicts.differences(ours, full) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (
+            [0.61, 0.62, 0.63, 0.64, 0.65],
+            "**A** minus **B**: +3.0 points (+1.0 to +5.0); above in all 5 seeds, beyond the spread.",
+        ),
+        (
+            [0.59, 0.62, 0.6, 0.6, 0.6],
+            "**A** minus **B**: +0.2 points (-1.0 to +2.0); no difference that all 5 seeds agree on.",
+        ),
+        ([0.5] * 5, "**A** minus **B**: -10.0 points (-10.0 to -10.0); below in all 5 seeds, beyond the spread."),
+        ([0.61], "**A** minus **B**: +1.0 points; the one seed there is says nothing of the spread."),
+    ],
+)
+def test_one_method_and_another(ours, said):
+    assert verdicts.paired({"A": runs(ours), "B": runs([0.6] * 5)}, "A", "B") == said
+
+
+def test_runs_that_stay_at_guessing_are_counted():
+    assert verdicts.failures({"A": runs([0.9, 0.8]), "B": runs([0.1])}, classes=16) == "None of the 3 runs stayed at guessing."
+    some, all_of_them = runs([0.9, 0.062, 0.8]), runs([0.06, 0.07])
+    assert verdicts.failures({"A": some, "B": all_of_them, "C": runs([0.5])}, classes=16) == (
+        "**A**: 1 of 3 never left guessing (still in the mean); the mean of the others is 85.0 %. "
+        "**B**: 2 of 2 never left guessing (still in the mean); none is left."
+    )
+
+
+def test_two_networks_by_the_images_that_both_answered():
+    right = torch.arange(100) < 80
+    better = torch.arange(100) < 95
+    said = verdicts.told_apart("adapters", better, "the probe", right)
+    assert said.startswith("Of 100 images, adapters alone has 15 right, the probe alone 0: +15.0 points, 95 % interval +")
+    assert said.endswith("Zero is outside: on images like these, the network of adapters is the better one.")
+    assert "the network of the probe is the better" in verdicts.told_apart("adapters", right, "the probe", better)
+    alike = verdicts.told_apart("adapters", right, "the probe", torch.roll(right, 1))
+    assert "+0.0 points" in alike and alike.endswith("these images cannot tell the two networks apart.")
+
+
+def test_draw_by_draw_and_after_a_correction():
+    draws = np.random.RandomState(0).randn(8)
+    nothing = (draws - draws.mean()) / draws.std(ddof=1)  # half the interval is 0.84, after the correction 1.45
+    sure, hint = nothing + 20, nothing + 1.1
+    said = verdicts.over_draws({1: sure, 4: nothing, 8: hint}, "A against B", comparisons=12)
+    assert said.startswith("**A against B**: +") and "better at 1 and 8 of each class." in said
+    assert said.endswith("After a correction for 12 comparisons: 1.")
+    said = verdicts.over_draws({1: -sure, 2: hint}, "A against B", comparisons=12)
+    assert "better at 2 of each class and worse at 1 of each class" in said
+    assert "none of it" in verdicts.over_draws({2: hint}, "A against B", comparisons=12)
+    said = verdicts.over_draws({1: nothing, 2: nothing}, "A against B", comparisons=2)
+    assert said == "**A against B**: +0.0 points on average; no difference found at any number of shots."
