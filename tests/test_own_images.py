@@ -8,7 +8,7 @@ from figures import closed, texts  # noqa: F401
 from PIL import Image
 
 import minica
-from minica.course import label_plots, own_images, results
+from minica.course import label_plots, own_images, results, verdicts
 from minica.data.images import BrokenImages
 from minica.experiments import read_plan
 from minica.experiments.plans import CONFIGS, final_jobs, known_jobs
@@ -59,9 +59,9 @@ def test_the_choice_is_the_cheapest_that_nothing_beats(n, best, reason):
 
 
 def test_draws_are_compared_in_pairs_and_seeds_by_ranges():
-    assert own_images.paired([1, 5], [0, 4]) == "above" and own_images.ranges([1, 5], [0, 4]) == "not told apart"
-    assert own_images.paired([1, 5], [2, 6]) == "below" and own_images.ranges([1, 2], [3, 4]) == "below"
-    assert own_images.paired([1, 5], [1, 4]) == "not told apart" and own_images.ranges([3, 4], [1, 2]) == "above"
+    assert own_images.paired([1, 5], [0, 4]) == "above" and verdicts.ranges([1, 5], [0, 4]) == "not told apart"
+    assert own_images.paired([1, 5], [2, 6]) == "below" and verdicts.ranges([1, 2], [3, 4]) == "below"
+    assert own_images.paired([1, 5], [1, 4]) == "not told apart" and verdicts.ranges([3, 4], [1, 2]) == "above"
 
 
 @pytest.mark.parametrize(("mine", "ends"), [(50, (50, 50)), (300, (200, 1000)), (1000, (1000, 1000)), (20, (50, 50))])

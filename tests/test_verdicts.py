@@ -40,20 +40,19 @@ def test_differences_are_of_the_same_seed():
 @pytest.mark.parametrize(
     ("ours", "said"),
     [
+        ([0.71, 0.72, 0.73, 0.74, 0.75], "+10.0 points in the mean; above, beyond the spread: "),
         (
-            [0.61, 0.62, 0.63, 0.64, 0.65],
-            "**A** minus **B**: +3.0 points (+1.0 to +5.0); above in all 5 seeds, beyond the spread.",
+            [0.59, 0.62, 0.7, 0.6, 0.6],
+            "-0.8 points in the mean; not beyond the spread, the ranges overlap (59.0 to ",
         ),
-        (
-            [0.59, 0.62, 0.6, 0.6, 0.6],
-            "**A** minus **B**: +0.2 points (-1.0 to +2.0); no difference that all 5 seeds agree on.",
-        ),
-        ([0.5] * 5, "**A** minus **B**: -10.0 points (-10.0 to -10.0); below in all 5 seeds, beyond the spread."),
-        ([0.61], "**A** minus **B**: +1.0 points; the one seed there is says nothing of the spread."),
+        ([0.5] * 5, "-13.0 points in the mean; below, beyond the spread: "),
+        ([0.71, 0.8], "+12.5 points in the mean; above, a hint, with 2 seeds: the ranges do not overlap (71.0 to "),
+        ([0.9], "+27.0 points in the mean; above, a hint, with 1 seed: the ranges do not overlap (90.0 to "),
     ],
 )
-def test_one_method_and_another(ours, said):
-    assert verdicts.paired({"A": runs(ours), "B": runs([0.6] * 5)}, "A", "B") == said
+def test_one_method_and_another_on_fixed_data(ours, said):
+    theirs = runs([0.61, 0.62, 0.63, 0.64, 0.65])
+    assert verdicts.by_seeds({"A": runs(ours), "B": theirs}, "A", "B").startswith(f"**A** minus **B**: {said}")
 
 
 def test_runs_that_stay_at_guessing_are_counted():

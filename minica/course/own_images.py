@@ -133,13 +133,6 @@ def decision(values: Mapping[str, Sequence[float]], compare=paired) -> str:
     return said + (f"; the {_listed(losses)} loses to it in every run." if losses else ".")
 
 
-def ranges(one: Sequence[float], other: Sequence[float]) -> str:
-    """The same for runs on fixed data, whose seeds are no pairs: whether the ranges over seeds overlap."""
-    if min(one) > max(other):
-        return "above"
-    return "below" if max(one) < min(other) else "not told apart"
-
-
 def _listed(names: Sequence[str]) -> str:
     return " and the ".join(name.lower() if name != "Conv-Adapter" else name for name in names)
 

@@ -33,11 +33,27 @@ def verdict(points: Sequence[float]) -> str:
     return f"no difference that {number} agree on"
 
 
-def paired(found: Mapping[str, Sequence[dict]], one: str, other: str, metric: str = "accuracy") -> str:
-    """How far one method is above another, each named as in ``found``: the mean, its ends, and :func:`verdict`."""
-    points = differences(found[one], found[other], metric)
-    ends = f" ({min(points):+.1f} to {max(points):+.1f})" if len(points) > 1 else ""
-    return f"**{one}** minus **{other}**: {statistics.mean(points):+.1f} points{ends}; {verdict(points)}."
+def ranges(one: Sequence[float], other: Sequence[float]) -> str:
+    """Whether the ranges of two lists of results overlap: for runs on fixed data, whose seeds are no pairs."""
+    if min(one) > max(other):
+        return "above"
+    return "below" if max(one) < min(other) else "not told apart"
+
+
+def by_seeds(found: Mapping[str, Sequence[dict]], one: str, other: str, metric: str = "accuracy") -> str:
+    """How far one method is above another on fixed data, as named in ``found``, and whether beyond the spread of seeds.
+
+    Beyond means that the two ranges do not overlap, with five seeds or more of each; with fewer it is called a hint.
+    """
+    values = [[100 * run["test"][metric] for run in found[name]] for name in (one, other)]
+    gap, where = statistics.mean(values[0]) - statistics.mean(values[1]), ranges(*values)
+    ends = " and ".join(f"{min(of):.1f} to {max(of):.1f} %" for of in values)
+    said = f"**{one}** minus **{other}**: {gap:+.1f} points in the mean"
+    if where == "not told apart":
+        return f"{said}; not beyond the spread, the ranges overlap ({ends})."
+    fewest = min(map(len, values))
+    weight = "beyond the spread" if fewest >= ENOUGH else f"a hint, with {fewest} seed{'s' * (fewest > 1)}"
+    return f"{said}; {where}, {weight}: the ranges do not overlap ({ends})."
 
 
 def failures(found: Mapping[str, Sequence[dict]], classes: int) -> str:
