@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import minica.training
-from minica.tasks.classification import metrics
+from minica.tasks.classification import MONITORS, metrics
 from minica.training import TrainingDiverged, evaluate, fit, learning_rate, parameter_groups, predict
 
 SIZE = 12
@@ -483,6 +483,15 @@ def test_predict_is_the_model_in_order_and_leaves_it_as_it_was():
     strides = [weight.stride() for weight in channels_last.parameters()]
     evaluate(channels_last, data)
     assert [weight.stride() for weight in channels_last.parameters()] == strides
+
+
+@pytest.mark.parametrize("classes", range(2, 60, 3))
+def test_no_metric_is_above_one(classes):
+    """Of answers that are all right, single precision made a macro F1 of 1.0000001, which no record may have."""
+    for n in (199, 200, 777):
+        labels = torch.arange(n) % classes
+        found = metrics(9.0 * F.one_hot(labels, classes), labels)
+        assert all(found[name] == pytest.approx(1) and found[name] <= 1 for name in MONITORS)
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -75,14 +75,14 @@ def metrics(logits: Tensor, labels: Tensor) -> dict:
         "accuracy": correct / len(labels),
         "accuracy_95": wilson_interval(correct, len(labels)),
         "balanced_accuracy": multiclass_recall(guesses, labels, classes, average="none")[present].mean().item(),
-        "macro_f1": multiclass_f1_score(guesses, labels, classes, average="macro").item(),
+        "macro_f1": min(1.0, multiclass_f1_score(guesses, labels, classes, average="macro").item()),  # rounding may add 1e-7
         "auroc": math.nan,
         "n": len(labels),
     }
     if len(present) < 2:
         return found | {"note": f"auroc is not defined: every label is {present.item()}"}
     scores = logits.double().softmax(1)[:, present]  # in float32, confident scores would tie at 1
-    return found | {"auroc": multiclass_auroc(scores, among_present, len(present), average="macro").item()}
+    return found | {"auroc": min(1.0, multiclass_auroc(scores, among_present, len(present), average="macro").item())}
 
 
 def wilson_interval(correct: int, n: int) -> list[float]:
