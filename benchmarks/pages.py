@@ -1,6 +1,6 @@
-"""Writes the tables of README.md and of the pages in docs/ from the committed records: ``python -m benchmarks.pages``.
+"""Writes the tables of README.md and of docs/, and the sentences under them, from the records: ``python -m benchmarks.pages``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; what is between them is written here and never by hand.
+Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; what is between them is written here and never by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minica.experiments.findings import findings, findings_table
 from minica.experiments.plans import at_edge, recorded
 from minica.experiments.tables import grid_table, methods_table, sweep_table
 
-from . import dense, families, measure
+from . import dense, families, measure, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(\n<!-- end -->)", re.S)
@@ -48,6 +48,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "vtab_packaged": lambda: swept("vtab_packaged", grid_table),
     "solar_cells": lambda: swept("solar_cells", sweep_table),
     **{name: partial(swept, name, sweep_table) for name in ("signs", "clothing", "position_trunk", "few_shot_signs")},
+    "quickstart_says": sentences.quickstart,
+    "few_shot_says": lambda: sentences.few_shot("few_shot_solar_cells", "CA"),
+    "vtab_says": sentences.vtab,
+    "solar_cells_says": sentences.solar_cells,
+    **{f"{name}_says": partial(sentences.central, name) for name in ("signs", "clothing", "position_trunk")},
+    "few_shot_signs_says": lambda: sentences.few_shot("few_shot_signs", "conv_parallel"),
     "collapse": lambda: collapse.summary(read_records(RESULTS / "collapse.json")),
     "survey": lambda: survey.overview([*read_records(RESULTS / "survey.json", by="architecture").values()]),
     "benchmark": lambda: measure.summary(measured("benchmark")),

@@ -40,13 +40,13 @@ def test_differences_are_of_the_same_seed():
 @pytest.mark.parametrize(
     ("ours", "said"),
     [
-        ([0.71, 0.72, 0.73, 0.74, 0.75], "+10.0 points in the mean; above, beyond the spread: "),
+        ([0.71, 0.72, 0.73, 0.74, 0.75], "+10.0 points in the mean; above, beyond the spread ("),
         (
             [0.59, 0.62, 0.7, 0.6, 0.6],
-            "-0.8 points in the mean; not beyond the spread, the ranges overlap (59.0 to ",
+            "-0.8 points in the mean; not told apart, the ranges over seeds overlap (59.0 to ",
         ),
-        ([0.5] * 5, "-13.0 points in the mean; below, beyond the spread: "),
-        ([0.71, 0.8], "+12.5 points in the mean; above, a hint, with 2 seeds: the ranges do not overlap (71.0 to "),
+        ([0.5] * 5, "-13.0 points in the mean; below, beyond the spread ("),
+        ([0.71, 0.8], "+12.5 points in the mean; above, a hint, with 2 seeds (71.0 to "),
         ([0.9], "+27.0 points in the mean; a single seed says nothing of the spread."),
     ],
 )

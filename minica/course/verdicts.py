@@ -47,14 +47,14 @@ def by_seeds(found: Mapping[str, Sequence[dict]], one: str, other: str, metric: 
     """
     values = [[100 * run["test"][metric] for run in found[name]] for name in (one, other)]
     gap, where = statistics.mean(values[0]) - statistics.mean(values[1]), ranges(*values)
-    ends = " and ".join(f"{min(of):.1f} to {max(of):.1f} %" for of in values)
+    ends = " against ".join(f"{min(of):.1f} to {max(of):.1f}" for of in values)
     said = f"**{one}** minus **{other}**: {gap:+.1f} points in the mean"
     if (fewest := min(map(len, values))) < 2:
         return f"{said}; a single seed says nothing of the spread."
     if where == "not told apart":
-        return f"{said}; not beyond the spread, the ranges overlap ({ends})."
+        return f"{said}; not told apart, the ranges over seeds overlap ({ends} %)."
     weight = "beyond the spread" if fewest >= ENOUGH else f"a hint, with {fewest} seeds"
-    return f"{said}; {where}, {weight}: the ranges do not overlap ({ends})."
+    return f"{said}; {where}, {weight} ({ends} %)."
 
 
 def failures(found: Mapping[str, Sequence[dict]], classes: int) -> str:
