@@ -20,6 +20,8 @@ from unittest.mock import patch
 import nbformat
 import numpy as np
 import torch
+from nets import NETS
+from test_house import lines_of_code
 
 import minica
 from benchmarks import measure
@@ -40,7 +42,7 @@ SEGMENTATION = "Semantic Segmentation"  # in the paper's Table 4
 PUBLISHED = 88.42  # of a fine-tuned VGG-19: Deitsch et al. 2019
 PIP = ("few_shot_solar_cells", "vtab_packaged", "solar_cells")
 SAME_SIZE = ("conv_parallel", "conv_sequential", "Adapters, k x k", "residual_sequential")
-PLACES = "zero one two three four five six seven eight nine ten eleven twelve".split()
+PLACES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 Values = Callable[[], object]  # a number, several of them, or whether it holds
 
 
@@ -188,7 +190,7 @@ def scored_twice() -> tuple[str, str]:
     known = plans.known_jobs(plan, found)
     earlier = [record["config"] for key, record in found.items() if key not in known and "test" in record]
     cells = {(config["method"], config["shots"]) for config in earlier}
-    return PLACES[len(cells)], "sixteen" if len(plan.cells) == 16 else str(len(plan.cells))
+    return PLACES[len(cells)], PLACES[len(plan.cells)]
 
 
 def shared_variance() -> float:
@@ -436,6 +438,21 @@ def one_of_five() -> bool:
     return all((scores("vtab_packaged", method, "position") < 1.5 * 100 / 16).sum() == 1 for method in ("CA", "Bias"))
 
 
+def without_two() -> bool:
+    """Adapters against full fine-tuning without the two draws that chose the rates, at four and at eight of each class."""
+    at_four, at_eight = (comparison(dict(enumerate((shots("CA", n) - shots("FT", n))[2:]))) for n in (4, 8))
+    return abs(at_four.low) < 0.05 and at_eight.low < 0 < at_eight.high
+
+
+def tuning_images() -> int:
+    (number,) = {record["val"]["n"] for record in sweep("few_shot_solar_cells").found.values() if "val" in record}
+    return number
+
+
+def method_lines() -> int:
+    return sum(lines_of_code(Path(minica.__file__).parent / name) for name in ("adapter.py", "anatomy.py", "schemes.py"))
+
+
 def position_of_five() -> tuple[str, float, float]:
     values = scores("vtab_packaged", "CA", "position")
     sure = values[values > 1.5 * 100 / 16]
@@ -485,6 +502,8 @@ CHECKED: dict[str, dict[str, Values]] = {
                 paper(1, tuning="FT", group="Specialized"),
             )
         ],
+        "The test set has {} images": lambda: cells_of("test"),
+        "best of three on {} validation images": lambda: cells_of("val"),
         "Two seeds of one method differ by up to {:.1f} points": lambda: max(
             np.ptp(scores("quickstart", method)) for method in ("Linear probe", "Conv-Adapter", "Full fine-tuning")
         ),
@@ -550,6 +569,9 @@ CHECKED: dict[str, dict[str, Values]] = {
         "between the best and the worst method there are {:.0f} to {:.0f}.": lambda: few_apart(),
         "the same probe ends at {:.0f} or at {:.0f} %": lambda: ends(shots("LP", 1)),
         "{} of the {} cells had their test images scored twice": lambda: scored_twice(),
+        "the best of four on the {} validation images": lambda: tuning_images(),
+        "the same {} test images": lambda: runs("few_shot_solar_cells", "CA", "shots 1")[0]["test"]["n"],
+        "without them the interval at four begins at zero and the one at eight contains it": lambda: without_two(),
         "it has a thirtieth of the parameters": lambda: about(
             of_each_other("few_shot_solar_cells", "LP", "CA", "shots 1"), 1 / 30
         ),
@@ -569,6 +591,7 @@ CHECKED: dict[str, dict[str, Values]] = {
             == [7, 26]
         ),
         "functional or defective, all {:,} cells": lambda: len(levels()),
+        "the same {} cells": lambda: cells_of("test"),
         "half a point is within the interval of their difference": lambda: (
             about(abs(solar_gap()[0]), 0.5) and solar_gap()[1] < 0 < solar_gap()[2]
         ),
@@ -678,6 +701,8 @@ CHECKED: dict[str, dict[str, Values]] = {
     },
     "10_your_images.ipynb": {
         "from 50 to {:,} labels": lambda: cells_of("labelled"),
+        "The {} test cells are always the same": lambda: cells_of("test"),
+        "once in {} comparisons": lambda: 2**5 // 2,
         "For 50 to all {:,} labelled cells": lambda: cells_of("labelled"),
     },
     "11_ship_it.ipynb": {
@@ -696,6 +721,8 @@ CHECKED: dict[str, dict[str, Values]] = {
             len(surveyed()),
             verdicts("units only"),
         ),
+        "about {} lines of code": lambda: round(method_lines(), -1),
+        "for {} small networks of all families": lambda: PLACES[len(NETS)],
         "ResNet50's folded copy takes {:.2f} times as long": lambda: folded()[0],
     },
     "TEACHING.md": {
@@ -731,6 +758,7 @@ CHECKED: dict[str, dict[str, Values]] = {
             hours("quickstart"),
         ),
         "within a point of full fine-tuning": lambda: abs(quick("Conv-Adapter") - quick("Full fine-tuning")) < 1,
+        "best of three on {} validation images": lambda: cells_of("val"),
         "with under 5 % of its trained parameters": lambda: (
             of_each_other("quickstart", "Conv-Adapter", "Full fine-tuning") < 0.05
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,28 +122,29 @@ def _blank(found: re.Match) -> str:
     return "·" * len(found[0])
 
 
-def in_page(path: Path, name: str) -> Iterator[Literal]:
-    """Of a page, without what ``python -m benchmarks.pages`` writes into it."""
+def in_page(path: Path) -> Iterator[tuple[str, str]]:
+    """Place and text of every sentence of a page, without what ``python -m benchmarks.pages`` writes into it."""
     text = BLOCK.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), path.read_text(encoding="utf-8"))
-    for line, *literal in _typed(text):
-        yield Literal(name, f"line {line}", *literal)
+    for line, sentence in sentences(prose(text)):
+        yield f"line {line}", sentence
 
 
-def in_notebook(notebook: NotebookNode, name: str) -> Iterator[Literal]:
-    """Of a notebook: its Markdown without the measured row of the card, and the strings of its code, set-up cell excepted."""
+def in_notebook(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
+    """The same of a notebook: its Markdown but for the measured row of the card, and its code's strings but for the set-up."""
     for number, cell in enumerate(notebook.cells):
         texts = [CARD.sub("", cell.source)]
         if cell.cell_type == "code":
             texts = [] if "setup" in cell.metadata.get("tags", ()) else strings(cell.source)
         for text in texts:
-            for _, *literal in _typed(text):
-                yield Literal(name, f"cell {number}", *literal)
+            for _, sentence in sentences(prose(text)):
+                yield f"cell {number}", sentence
 
 
-def _typed(text: str) -> Iterator[tuple[int, str, str, str, int]]:
-    for line, sentence in sentences(prose(text)):
-        for start, literal, kind in numbers(sentence):
-            yield line, sentence, literal, kind, start
+def typed(file: str, found: Iterable[tuple[str, str]]) -> Iterator[Literal]:
+    """Every number in these sentences of a file that could be a result's."""
+    for place, sentence in found:
+        for start, text, kind in numbers(sentence):
+            yield Literal(file, place, sentence, text, kind, start)
 
 
 def strings(code: str) -> list[str]:

@@ -6,7 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 from literal_sources import ALLOWED, CHECKED, HELD
-from literals import in_notebook, in_page, numbers, prose, sentences
+from literals import in_notebook, in_page, numbers, prose, sentences, typed
 
 from benchmarks.pages import ROOT
 
@@ -20,9 +20,14 @@ REMEDY = (
 each = pytest.mark.parametrize("name", [*NOTEBOOKS, *PAGES])
 
 
+def every_sentence(name):
+    """Every sentence of a notebook or a page, with its place."""
+    return [*(in_notebook(nbformat.read(NOTEBOOKS[name], 4)) if name in NOTEBOOKS else in_page(PAGES[name]))]
+
+
 def found_in(name):
     """Every number that is typed into a notebook or a page."""
-    return [*(in_notebook(nbformat.read(NOTEBOOKS[name], 4), name) if name in NOTEBOOKS else in_page(PAGES[name], name))]
+    return [*typed(name, every_sentence(name))]
 
 
 def filled(template, values):
@@ -54,7 +59,7 @@ def test_every_number_has_a_source_and_every_source_its_sentence(name):
     literals, known = found_in(name), pieces(name)
     left = without_source(literals, known)
     assert not left, "\n".join([f"{len(left)} numbers without a source; {REMEDY}:", *map(str, left)])
-    text = "\n".join(literal.sentence for literal in literals)
+    text = "\n".join(sentence for _, sentence in every_sentence(name))
     gone = [piece for piece in known if piece not in text]
     assert not gone, f"not in {name}: {gone}; the sentence was changed, or the record says something else now"
 
@@ -78,7 +83,7 @@ def test_a_planted_result_is_named():
     text, code = (max(i for i, cell in enumerate(notebook.cells) if cell.cell_type == kind) for kind in ("markdown", "code"))
     notebook.cells[text].source += "\n\nAdapters reach 93.7 %."
     notebook.cells[code].source += "\nprint(f'{backbone}: a step takes 1.7 seconds, and four of five runs learn')"
-    left = without_source([*in_notebook(notebook, name)], pieces(name))
+    left = without_source([*typed(name, in_notebook(notebook))], pieces(name))
     planted = {(f"cell {text}", "93.7 %"), (f"cell {code}", "1.7 seconds"), (f"cell {code}", "four of five")}
     assert {(literal.place, literal.text) for literal in left} >= planted
     assert f"{name}, cell {text}: '93.7 %' (percentage) in: Adapters reach 93.7 %." in map(str, left)
