@@ -44,7 +44,7 @@ NAMES = [  # what is a name, a level or a setting by the word beside it
     r"\b(?:Python|torch|minica|timm) \d+\.\d+(?:\.\d+)?",
     r"\barXiv \d+\.\d+",
     r"\bCC BY[\w-]* \d\.\d|Apache-\d\.\d",
-    r"\b95 %(?= (?:bootstrap )?interval)|(?<=Student, )95 %|(?<=comparisons at )95 %",
+    r"\b95 %(?= (?:bootstrap )?interval)|(?<=Student, )95 %|(?<=at )95 %|\b95 %(?= of the differences)",
     r"\b(?:threshold|weight|compression|z)(?: of| =)? \d+\.\d+(?! ?%)|\brates? (?:of )?0\.0\d+",
     r"\b1,000 (?:training )?(?:images|pictures)",  # of a task of VTAB-1k
     r"\bone of the\b",
