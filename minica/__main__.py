@@ -180,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     explorer.add_argument("--out", metavar="DIR", help="the page's folder (default: docs)")
     explorer.set_defaults(work=_explorer)
 
-    pages = commands.add_parser("pages", help="write the notebooks, with the outputs that they hold, as HTML pages; runs nothing")
+    pages = commands.add_parser(
+        "pages", help="write the notebooks, with the outputs that they hold, as HTML pages; runs nothing"
+    )
     pages.add_argument("--out", metavar="DIR", help="where the pages go (default: docs/notebooks)")
     pages.set_defaults(work=_pages)
 

@@ -67,7 +67,9 @@ def markdown_of(path):
     """The Markdown of a notebook's cells and of its outputs, without code."""
     for cell in nbformat.read(path, 4).cells:
         texts = [cell.source] if cell.cell_type == "markdown" else []
-        texts += [output.data["text/markdown"] for output in cell.get("outputs", ()) if "text/markdown" in output.get("data", {})]
+        texts += [
+            output.data["text/markdown"] for output in cell.get("outputs", ()) if "text/markdown" in output.get("data", {})
+        ]
         yield from (CODE.sub("", text) for text in texts)
 
 
@@ -105,7 +107,9 @@ def test_a_page_loads_nothing(stem, pages, parsed):
     assert not page.all("script", "iframe", "object", "embed", "video", "audio", "source", "base")
     assert all(attrs["src"].startswith("data:image/") for attrs in page.all("img"))
     assert [attrs["href"] for attrs in page.all("link")] == ["data:,"]
-    styles = "".join(re.findall(r"<style>.*?</style>", pages[stem], re.S)) + "".join(attrs.get("style") or "" for _, attrs in page.tags)
+    styles = "".join(re.findall(r"<style>.*?</style>", pages[stem], re.S)) + "".join(
+        attrs.get("style") or "" for _, attrs in page.tags
+    )
     assert "url(" not in styles and "@import" not in styles
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "srcset"]
 
@@ -207,7 +211,14 @@ def test_dollars_are_formulas_in_text_and_tables_and_dollars_in_code():
     assert "<code>$a$</code>" in text and "'$x$'" in text and "costs $1 and $2" in text and "<math" not in text
 
 
-@pytest.mark.parametrize(("formula", "said"), [(r"\frac{1}{", "is not TeX"), (r"\nocommand{x}", r"does not know: '\\\\nocommandx'")])
+def test_formulas_look_as_in_tex():
+    assert '<mi mathvariant="normal">&#x00394;</mi>' in mathml(r"\Delta(x)") and "<mi>x</mi>" in mathml(r"\Delta(x)")
+    assert '<mo lspace="0" rspace="0.28em">:</mo>' in mathml(r"x\colon y")
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"), [(r"\frac{1}{", "is not TeX"), (r"\nocommand{x}", r"does not know: '\\\\nocommandx'")]
+)
 def test_a_formula_that_cannot_be_drawn_is_refused(formula, said, tmp_path, capsys):
     with pytest.raises(ValueError, match=said):
         mathml(formula)
@@ -235,9 +246,11 @@ def test_links_badges_and_folded_answers():
 
 
 def test_text_in_columns_scrolls_and_other_text_wraps():
-    outputs = [new_output("stream", name="stdout", text=text) for text in ("name   value\nalpha  1\n", "a sentence\n   indented\n")]
-    text = made(new_code_cell("show()", outputs=outputs))
-    assert '<pre class="columns">name   value' in text and "<pre>a sentence" in text
+    rows, sentence = ["name   value\n", "alpha  1\n"], ["a sentence\n   indented\n"]
+    printed = [[new_output("stream", name="stdout", text=text) for text in texts] for texts in (rows, sentence)]
+    text = made(*(new_code_cell("show()", outputs=outputs) for outputs in printed))
+    assert '<pre class="columns">name   value\nalpha  1' in text, "lines that are printed one by one are one table"
+    assert "<pre>a sentence" in text
 
 
 def test_the_command_writes_pages_wherever_it_is_told(tmp_path, capsys):

@@ -15,11 +15,14 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from .scan import VIEW
 
 TEMPLATE, STYLE = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("html.j2", "css"))
 REMOTE = re.compile(r"(?:\w+:)?//")
+GREEK_CAPITAL = re.compile("<mi>(&#x0039[1-9A-F];|&#x003A[0-9];)</mi>")  # upright in TeX; a browser slants what is alone
+COLON = '<mo lspace="0" rspace="0.28em">:</mo>'  # of \colon, which the converter takes for a letter
 COLUMNS = re.compile(r"\S {2,}\S")  # text that is set in columns; other text of a cell wraps where the screen ends
 
 
@@ -56,7 +59,8 @@ def html(
         ValueError: if a formula cannot be written as MathML.
     """
     page = {"meta": dict(meta or {}), "links": list(links), "style": STYLE}
-    exporter = _Exporter(raw_template=TEMPLATE, filters={"columns": COLUMNS.search})
+    config = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})  # lines of one table may have been printed one by one
+    exporter = _Exporter(config=config, raw_template=TEMPLATE, filters={"columns": COLUMNS.search})
     exporter.base = base
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}, "page": page})
     return body
@@ -77,6 +81,7 @@ def mathml(formula: str, *, display: bool = False) -> str:
         raise ValueError(
             f"the formula {formula.strip()!r} has a command that latex2mathml does not know: {words!r}; use another one."
         )
+    text = GREEK_CAPITAL.sub(r'<mi mathvariant="normal">\1</mi>', text).replace("<mi>&#x0003A;</mi>", COLON)
     return f'<span class="formula">{text}</span>' if display else text
 
 

@@ -17,7 +17,9 @@ from .runner import find
 
 FOLDER = DOCS / "notebooks"
 HASH = "minica-source"  # the <meta> element that says what a page was made from
-FETCHED = re.compile(r"""<(?:img|script|link|iframe|source|video|audio|embed|object)\b[^>]*?\s(?:src|href|data)=["'](?!data:)([^"']+)""")
+FETCHED = re.compile(
+    r"""<(?:img|script|link|iframe|source|video|audio|embed|object)\b[^>]*?\s(?:src|href|data)=["'](?!data:)([^"']+)"""
+)
 
 
 def write_pages(out: str | Path = FOLDER, notebooks: str | Path | None = None) -> list[Path]:
@@ -37,7 +39,7 @@ def write_pages(out: str | Path = FOLDER, notebooks: str | Path | None = None) -
     written = []
     for at, (path, notebook) in enumerate(zip(paths, read, strict=True)):
         beside = [("Before", at - 1), ("Next", at + 1)]
-        links = [("Explorer and all notebooks", explorer)]
+        links = [("Explorer", explorer)]
         links += [(f"{word}: {titles[i]}", f"{paths[i].stem}.html") for word, i in beside if 0 <= i < len(paths)]
         meta = {"description": about(notebook.cells[0].source)[1], HASH: source_hash(path)}
         try:
