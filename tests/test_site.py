@@ -140,6 +140,7 @@ def test_links_lead_to_files_that_exist(stem, parsed):
         elif "://" not in target:
             assert not target.endswith(".ipynb") and (site.FOLDER / unquote(urlsplit(target).path)).is_file(), target
         else:
+            assert not target.startswith("https://github.com/") or target.startswith(repository_url()), target
             assert urlsplit(target).netloc in ("colab.research.google.com", "arxiv.org", "github.com"), target
 
 
