@@ -12,7 +12,7 @@ CONSTRAINTS ?= constraints.txt
 PYTEST_FLAGS ?= -n logical --maxprocesses 4 --dist loadgroup
 RUN := .venv/bin/python -m
 
-.PHONY: help quickstart course publish lab student records explorer test browser clean
+.PHONY: help quickstart course publish lab student records explorer pages test browser clean
 
 help:
 	@echo "make quickstart   run the first notebook: a real network adapted to real photographs"
@@ -22,6 +22,7 @@ help:
 	@echo "make publish      run all notebooks and write what they show into the committed ones"
 	@echo "make records      compute again what the notebooks show as recorded (hours; it resumes)"
 	@echo "make explorer     write again what the page docs/index.html shows, after new records"
+	@echo "make pages        write again the notebooks as pages, docs/notebooks, after they were published"
 	@echo "make test         lint and run all tests"
 	@echo "make clean        delete what runs left behind; .venv stays"
 
@@ -45,6 +46,9 @@ records: .venv/ready-course
 
 explorer: .venv/ready-course
 	@$(RUN) minica explorer
+
+pages: .venv/ready-course
+	@$(RUN) minica pages
 
 test: .venv/ready-test browser
 	@$(RUN) ruff check .

@@ -606,8 +606,9 @@ function begin() {
   byId("compression").value = COMPRESSIONS.indexOf(first?.compression ?? 4);
   byId("kernel").value = KERNELS.indexOf(first?.kernel ?? null);
   byId("place").value = 0;
-  for (const { number: at, title, link } of EXPLORER.notebooks) {
-    byId("notebooks").append(element("li", {}, `${at} `, element("a", { href: link }, title)));
+  for (const { number: at, title, subject, link } of EXPLORER.notebooks) {
+    const about = element("span", { class: "small" }, subject);
+    byId("notebooks").append(element("li", {}, `${at} `, element("a", { href: link }, title), about));
   }
   for (const id of ["network", "scheme", "compression", "kernel", "place"]) byId(id).addEventListener("input", update);
   let width = byId("shown").clientWidth;

@@ -49,17 +49,17 @@ const EXPLORER = {
 {"file": "vtab_packaged.json", "method": "CA", "network": "tf_efficientnet_lite0", "weights": "tf_efficientnet_lite0", "scheme": "residual_parallel", "compression": 1, "kernel": null, "init": "identity", "task": "shapes, task count", "classes": 8, "trainable": 293576, "size": 64, "epochs": 6, "lr": 0.005, "metric": "accuracy", "runs": [[0, 0.9035, 2000, 0.8897749700216708, 0.9156779727979988], [1, 0.8885, 2000, 0.8739540586750879, 0.9015563955639249], [2, 0.9065, 2000, 0.8929499766066301, 0.9184914639291709], [3, 0.9135, 2000, 0.9003740476352476, 0.9250405542381932], [4, 0.8955, 2000, 0.8813264560011995, 0.9081571595754531]], "failed": 0, "broken": 0, "missing": 0, "beside": [{"method": "linear", "runs": [[0, 0.5485, 2000, 0.526618009964648, 0.5701960364461425], [1, 0.552, 2000, 0.5301267499977557, 0.5736738770818549], [2, 0.553, 2000, 0.5311294469258666, 0.5746673460591211], [3, 0.55, 2000, 0.5281216225912464, 0.57168667267761], [4, 0.5565, 2000, 0.5346395865760548, 0.5781437870777527]], "failed": 0, "broken": 0, "missing": 0}, {"method": "full", "runs": [[0, 0.908, 2000, 0.8945389555055893, 0.9198967338882775], [1, 0.931, 2000, 0.9190457749402554, 0.9413017302772853], [2, 0.958, 2000, 0.9482955993484267, 0.9659483853142963], [3, 0.9125, 2000, 0.8993120577257553, 0.9241063782423085], [4, 0.919, 2000, 0.9062239428102188, 0.9301695715427964]], "failed": 0, "broken": 0, "missing": 0}]}
 ],
 "notebooks": [
-{"number": "00", "title": "Adapt a real network to real photographs", "link": "../notebooks/00_quickstart.ipynb"},
-{"number": "01", "title": "What must each task cost?", "link": "../notebooks/01_motivation.ipynb"},
-{"number": "02", "title": "The Conv-Adapter, built in the open", "link": "../notebooks/02_conv_adapter.ipynb"},
-{"number": "03", "title": "Four schemes: read here, write there", "link": "../notebooks/03_four_schemes.ipynb"},
-{"number": "04", "title": "Knobs: how small, how wide?", "link": "../notebooks/04_knobs.ipynb"},
-{"number": "05", "title": "Few labels: 1, 2, 4 or 8 of each class", "link": "../notebooks/05_few_shot.ipynb"},
-{"number": "06", "title": "Many kinds of task: VTAB-1k and FGVC", "link": "../notebooks/06_vtab.ipynb"},
-{"number": "07", "title": "Why it works, and where it does not", "link": "../notebooks/07_why.ipynb"},
-{"number": "08", "title": "Detection: what is where", "link": "../notebooks/08_detection.ipynb"},
-{"number": "09", "title": "Segmentation: every pixel", "link": "../notebooks/09_segmentation.ipynb"},
-{"number": "10", "title": "Your images: from a folder to a decision", "link": "../notebooks/10_your_images.ipynb"},
-{"number": "11", "title": "Ship it", "link": "../notebooks/11_ship_it.ipynb"}
+{"number": "00", "title": "Adapt a real network to real photographs", "subject": "what a Conv-Adapter is; what it costs", "link": "notebooks/00_quickstart.html"},
+{"number": "01", "title": "What must each task cost?", "subject": "megabytes for 1 to 100 tasks; operations and memory of one training step, counted", "link": "notebooks/01_motivation.html"},
+{"number": "02", "title": "The Conv-Adapter, built in the open", "subject": "what each of the five tensors of an adapter does; what compression and kernel size cost", "link": "notebooks/02_conv_adapter.html"},
+{"number": "03", "title": "Four schemes: read here, write there", "subject": "the four schemes, drawn and counted; Tables 9 and 10 of the paper beside ours, cell by cell", "link": "notebooks/03_four_schemes.html"},
+{"number": "04", "title": "Knobs: how small, how wide?", "subject": "the cost of every setting; two sliders over recorded accuracies", "link": "notebooks/04_knobs.html"},
+{"number": "05", "title": "Few labels: 1, 2, 4 or 8 of each class", "subject": "linear probe, prompts (a learned frame on the image's edge), Conv-Adapter and full fine-tuning from 4 to 32 labelled photographs, eight draws each", "link": "notebooks/05_few_shot.html"},
+{"number": "06", "title": "Many kinds of task: VTAB-1k and FGVC", "subject": "VTAB's three groups; five methods on four tasks, tuned alike, five seeds each", "link": "notebooks/06_vtab.html"},
+{"number": "07", "title": "Why it works, and where it does not", "subject": "how alike filters are before and after training (CKA); how far two sets of pictures are apart (MMD)", "link": "notebooks/07_why.html"},
+{"number": "08", "title": "Detection: what is where", "subject": "a pyramid, proposals and heads, with shapes; adapters inside a detector; its four losses", "link": "notebooks/08_detection.html"},
+{"number": "09", "title": "Segmentation: every pixel", "subject": "UPerNet with shapes; adapters inside; a loss of two heads, computed by hand", "link": "notebooks/09_segmentation.html"},
+{"number": "10", "title": "Your images: from a folder to a decision", "subject": "one command that trains and reports; what it skips and why; how it chooses where adapters sit", "link": "notebooks/10_your_images.html"},
+{"number": "11", "title": "Ship it", "subject": "two adapters sharing one network; what is in their files; what folding does", "link": "notebooks/11_ship_it.html"}
 ]
 };

@@ -50,6 +50,14 @@ def _explorer(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pages(args: argparse.Namespace) -> int:
+    from .course.site import FOLDER, write_pages
+
+    written = write_pages(args.out or FOLDER, args.notebooks)
+    print(f"{len(written)} pages: {written[0].parent}")
+    return 0
+
+
 def _records(args: argparse.Namespace) -> int:
     from .experiments import CONFIGS, KNOBS, RECORDED, RESULTS, sweep
 
@@ -172,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     explorer.add_argument("--out", metavar="DIR", help="the page's folder (default: docs)")
     explorer.set_defaults(work=_explorer)
 
+    pages = commands.add_parser(
+        "pages", help="write the notebooks, with the outputs that they hold, as HTML pages; runs nothing"
+    )
+    pages.add_argument("--out", metavar="DIR", help="where the pages go (default: docs/notebooks)")
+    pages.set_defaults(work=_pages)
+
     records = commands.add_parser("records", help="make the committed records again, or what is missing of them")
     records.add_argument("names", nargs="*", metavar="NAME", help="a file under minica/results (default: all but the knobs')")
     records.set_defaults(work=_records)
@@ -218,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("file", metavar="FILE", help="such as model.onnx")
     export.set_defaults(work=_export)
 
-    for command in (course, publish, frame, lab, student):
+    for command in (course, publish, frame, lab, student, pages):
         command.add_argument("--notebooks", metavar="DIR", help="their folder (default: the repository's)")
     return parser
 
@@ -241,7 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _warning
             return args.work(args)
     except ModuleNotFoundError as error:
-        extra = {"ray": "sweep", "papermill": "course", "jupyterlab": "course", "matplotlib": "app"}.get(error.name)
+        course = dict.fromkeys(("papermill", "jupyterlab", "latex2mathml"), "course")
+        extra = (course | {"ray": "sweep", "matplotlib": "app"}).get(error.name)
         problem = f"{error.name} is not installed; install the extra it is in: pip install 'minica[{extra}]'"
         if extra is None:  # what raised it says more than its name does, such as who needs it and what to install
             problem = str(error)

@@ -199,8 +199,8 @@ def test_a_saved_slider_is_a_sentence(saved):
     assert "image/png" in saved.cells[0].outputs[0].data
 
 
-def test_a_page_has_the_picture_once_with_its_text(saved, tmp_path):
-    body = page.html(saved, "a name", tmp_path)
+def test_a_page_has_the_picture_once_with_its_text(saved):
+    body = page.html(saved, "a name")
     (image,) = re.findall(r"<img[^>]*?>", body)
     assert 'alt="An adapter from 64 channels through 16 to 64' in image and 'width="648"' in image
     assert body.count(figures.NOT_LIVE) == 1 and "widget-view" not in body and "<title>a name</title>" in body

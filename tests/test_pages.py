@@ -109,11 +109,9 @@ def test_teaching_names_exercises_and_commands_that_are_there():
 def test_answers_and_hints_are_folded_on_a_page():
     notebook = nbformat.read(PATHS[3], 4)
     folded = sum(cell.source.count("<details>") for cell in notebook.cells if cell.cell_type == "markdown")
-    inside = re.findall(
-        r"<details><summary>(?:Answer|Hint)</summary>\n(.*?)</details>", html(notebook, PATHS[3].stem, NOTEBOOKS), re.S
-    )
+    inside = re.findall(r"<details><summary>(?:Answer|Hint)</summary>\n(.*?)</details>", html(notebook, PATHS[3].stem), re.S)
     assert folded >= 4 and len(inside) == folded and all("<p>" in text for text in inside)
-    page = html(notebook, PATHS[3].stem, NOTEBOOKS)
+    page = html(notebook, PATHS[3].stem)
     assert re.findall(r"<details><summary[^>]*>(Set-up|Solution)</summary>", page) == ["Set-up", "Solution", "Solution"]
     texts = [markdown_of(path) for path in PATHS]
     pictures = [target for text in texts for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)]

@@ -6,6 +6,7 @@ The page counts in the browser by the closed forms of :mod:`minica.counting`; he
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,12 +197,26 @@ def _runs(one: Setting, metric: str) -> dict:
 
 
 def _notebooks() -> list[dict]:
-    """The course's notebooks in order: their pages where these have been made, else the notebooks of the repository."""
+    """The course's notebooks in order, each with the link to its page, which ``python -m minica pages`` writes."""
     found = []
     for path in sorted((DOCS.parent / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        title = next(line for line in "".join(cells[0]["source"]).splitlines() if line.startswith("# "))
-        page = DOCS / "notebooks" / f"{path.stem}.html"
-        link = f"notebooks/{page.name}" if page.exists() else f"../notebooks/{path.name}"
-        found.append({"number": path.stem[:2], "title": title.removeprefix("# ").strip(), "link": link})
+        first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+        title, seen = about("".join(first["source"]))
+        found.append({"number": path.stem[:2], "title": title, "subject": _line(seen), "link": f"notebooks/{path.stem}.html"})
     return found
+
+
+def about(card: str) -> tuple[str, str]:
+    """The title of a notebook, and what its card says that one will see, from the Markdown of its first cell."""
+    title, seen = re.search(r"^# (.+)$", card, re.M), re.search(r"^\| \*\*You will see\*\* \| (.+?) \|$", card, re.M)
+    if title is None or seen is None:
+        raise ValueError("a notebook begins with a title, '# ...', and a card with a row '| **You will see** | ... |'.")
+    return title[1].strip(), re.sub(r"[*`]", "", seen[1])
+
+
+def _line(text: str, length: int = 100) -> str:
+    """As many of the parts between semicolons as fit on a line, at least the first."""
+    parts = text.split("; ")
+    while len(parts) > 1 and len("; ".join(parts)) > length:
+        parts.pop()
+    return "; ".join(parts)

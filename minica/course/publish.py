@@ -42,7 +42,8 @@ def publish(names: Sequence[str] = (), *, out: str | Path = "build/published", n
             notebook = with_outputs(nbformat.read(path, 4), nbformat.read(done.notebook, 4))
             write_card(notebook, done, downloaded() - before)
             nbformat.write(notebook, path)
-    print(f"\n{closing_table(runs)}\n\nThe README's minutes follow by `python -m benchmarks.pages`.")
+    print(f"\n{closing_table(runs)}\n\nThe pages follow by `python -m minica pages`,")
+    print("the README's minutes by `python -m benchmarks.pages`.")
     return int(any(done.faults for done in runs))
 
 

@@ -245,8 +245,12 @@ def run(path: str | Path, out: str | Path, *, preset: str = "laptop", retrain: b
         # Papermill notes where it ran; the copy may be shared or committed, so only the names stay.
         notebook.metadata.papermill.update(input_path=path.name, output_path=path.name)
         nbformat.write(without_widgets(notebook), executed)
-        page.write_text(html(notebook, path.stem, path.parent), encoding="utf-8")
-        result.notebook, result.page = executed, page
+        result.notebook = executed
+        try:
+            page.write_text(html(notebook, path.stem), encoding="utf-8")
+            result.page = page
+        except ValueError as error:  # a formula
+            result.faults.append(one_line(f"no page: {error}"))
         saved = sorted(out.rglob("adapter_model.safetensors"))
         result.adapters = [file for file in saved if file.stat().st_mtime >= started]
     return result
@@ -269,7 +273,9 @@ def _details(done: Run) -> str:
     lines = [f"{done.tables}\n"] if done.tables else []
     lines += [f"Saved adapter      {_shown(file)} ({file.stat().st_size / 1e6:.2f} MB)" for file in done.adapters]
     if done.notebook is not None:
-        lines += [f"Executed notebook  {_shown(done.notebook)}", f"The same as HTML   {_shown(done.page)}"]
+        lines.append(f"Executed notebook  {_shown(done.notebook)}")
+    if done.page is not None:
+        lines.append(f"The same as HTML   {_shown(done.page)}")
     return "\n".join(lines)
 
 
