@@ -11,6 +11,8 @@ from scipy import stats
 
 from ..tasks.classification import wilson_interval
 
+ENOUGH = 5  # seeds, splits or draws from which on what all of them say is called more than a hint
+
 
 class Comparison(NamedTuple):
     """Two methods on the same splits, draws or seeds, run by run; differences and interval are of a metric in [0, 1]."""
@@ -56,7 +58,7 @@ def comparison(differences: dict[int, float], level: float = 0.95) -> Comparison
 def collapsed(record: dict) -> bool:
     """Whether a trained classifier gives the same answer for every test image; such a run has failed.
 
-    Records say so as ``constant``, which older ones lack; and where the scores differ and the answer does not, the metrics tell:
+    Records say so as ``constant``, which older ones lack.  There, and where scores differ but not the answer, the metrics tell:
     of C classes one has the recall 1 and the others 0, and with the share p of that class macro F1 is 2 p / (1 + p) / C.
     """
     scores = record["test"]
