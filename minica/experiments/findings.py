@@ -2,9 +2,9 @@
 
 "Near" is at most two points below, :data:`MARGIN`, with the whole interval; what an interval over splits, draws or seeds leaves
 open *cannot be told*.  These rules were written before the records of the central table and of notebooks 04, 07, 08 and 09 were
-made, but after those of the first notebook, few labels, VTAB-1k in outline, position on EfficientNet-Lite0, and collapse.  What
-came later only takes answers back: where a run collapsed nothing is decided, of three seeds every answer is called a hint, and a
-comparison without another to compare with is open.
+made, but after those of the first notebook, few labels, VTAB-1k in outline, position on EfficientNet-Lite0, and collapse.
+What came later only takes answers back: where a run collapsed nothing is decided, of three seeds every answer is a hint, and a
+scheme that no other is compared with is left open.
 """
 
 from __future__ import annotations
