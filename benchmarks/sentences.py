@@ -75,7 +75,8 @@ def solar_cells() -> str:
 
 
 def central(name: str) -> str:
-    """Of the central table: the adapters that validation chose, against the probe and the stronger full fine-tuning."""
+    """Of the central table: the adapters that validation chose, against the probe and the full fine-tuning that is stronger
+    on the test images, which errs against the adapters."""
     if (one := complete(name)) is None:
         return NOT_YET
     found = one.task()
@@ -87,7 +88,10 @@ def central(name: str) -> str:
         difference = compare(found[ours], found[other])
         points = ", ".join(f"{100 * value:+.1f}" for value in difference.differences.values())
         interval = f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
-        lines.append(f"`{ours}` minus {_inside(other)}, split by split: {points}; {interval}: {difference.verdict(MARGIN)}.")
+        stronger = ", the stronger mode on these test images" if other == full else ""
+        lines.append(
+            f"`{ours}` minus {_inside(other)}{stronger}, split by split: {points}; {interval}: {difference.verdict(MARGIN)}."
+        )
     return bullets(lines)
 
 

@@ -126,11 +126,13 @@ def shown(metric="ap", **methods):
 
 def test_the_sentences_say_yes_no_and_not_yet():
     above = shown(Frozen=[0.50, 0.60, 0.70], Conv_Adapter=[0.51, 0.62, 0.73])
-    below = shown(Frozen=[0.51, 0.62, 0.73], Conv_Adapter=[0.50, 0.60, 0.70])
+    below = shown(Frozen=[0.71, 0.72, 0.73], Conv_Adapter=[0.50, 0.60, 0.70])
     nothing = shown(Frozen=[], Conv_Adapter=[])
     lines = dense.verdicts([above, below, nothing], "ap").splitlines()
-    assert lines[0] == "* **cards**: Conv-Adapter - frozen: +1.0, +2.0, +3.0 points of AP; above in all 3 seeds, a hint."
-    assert lines[1] == "* **cards**: Conv-Adapter - frozen: -1.0, -2.0, -3.0 points of AP; below in all 3 seeds, a hint."
+    start = "* **cards**, AP: **Conv-Adapter** minus **Frozen**:"
+    ranges = "the ranges over seeds overlap (51.0 to 73.0 against 50.0 to 70.0 %)"
+    assert lines[0] == f"{start} +2.0 points in the mean; not told apart, {ranges}."  # above in each seed, which are no pairs
+    assert lines[1] == f"{start} -12.0 points in the mean; below, a hint, with 3 seeds (50.0 to 70.0 against 71.0 to 73.0 %)."
     assert lines[2:] == ["* **cards**: not run yet."]
 
 

@@ -14,7 +14,7 @@ import torch
 import minica
 from minica import experiments
 from minica.course import knob_plots, presets, results
-from minica.experiments import CONFIGS, KNOBS, RESULTS, collapse, knobs, read_plan, read_records
+from minica.experiments import CONFIGS, KNOBS, RESULTS, collapse, knobs, plans, read_plan, read_records
 from minica.experiments.plans import is_complete, known_jobs, pending
 
 CLASSES = 16
@@ -73,6 +73,17 @@ def table_of(accuracy, costs, name="knobs_position"):
 def texts(figure):
     figure.canvas.draw()
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+def test_a_rate_at_the_edge_of_the_grid_is_said():
+    """Recorded, hand signs have the highest of three rates; made up, the middle one."""
+    assert knobs.rate(*plans.recorded("knobs_signs")).startswith("The grid's rate is 0.01 of 0.001, 0.003, 0.01: the lowest or")
+    plan = plan_of("knobs_signs")
+    assert knobs.rate(plan, {}) == "The grid's rate is not chosen yet."
+    found = made_up(plan, lambda options, seed: 0.5)
+    for one in found.values():
+        one["val"] = one["val"] | {"accuracy": 0.6 if one["config"]["lr"] == 3e-3 else 0.5}
+    assert knobs.rate(plan, found) == "The grid's rate is 0.003 of 0.001, 0.003, 0.01: inside."
 
 
 # ---------------------------------------------------------------- costs

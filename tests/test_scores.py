@@ -1,9 +1,12 @@
 """Comparisons of methods over runs: intervals by hand, failures counted."""
 
 import pytest
+import torch
 
+from minica.experiments.records import RESULTS, read_records
 from minica.experiments.scores import collapsed, compare, learned
 from minica.experiments.tables import methods_table
+from minica.tasks.classification import metrics
 
 
 def records(*accuracies, seeds=None, constant=()):
@@ -64,3 +67,22 @@ def test_a_mean_over_failed_runs_never_stands_alone():
     assert "64.7% (10.0% to 94.0%); 1 of 3 collapsed, the others 92.0%" in shown
     assert "50.0% (50.0% to 50.0%) |" in shown
     assert "2 of 2 collapsed |" in methods_table({"Adapters": records(0.1, 0.1, constant=(0, 1))})
+
+
+@pytest.mark.parametrize("guess", range(4))
+def test_one_answer_for_every_image_is_a_collapse_whatever_the_record_says_of_it(guess):
+    """Older records have no ``constant``, and scores may differ where the answer does not."""
+    labels = torch.tensor([0] * 5 + [1] * 7 + [2] * 2 + [3] * 6)
+    noise = 0.1 * torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    same = metrics(noise + torch.nn.functional.one_hot(torch.tensor(guess), 4), labels)
+    assert collapsed({"test": same}) and collapsed({"test": same | {"constant": False}})
+    guesses = torch.full((20,), guess)
+    guesses[labels == (guess + 1) % 4] = (guess + 1) % 4
+    assert not collapsed({"test": metrics(torch.nn.functional.one_hot(guesses, 4).float(), labels)})
+
+
+def test_the_recorded_runs_that_stayed_at_guessing_are_found():
+    """By hand in minica/results: two of notebook 06's, both at 6.7 % of 16 classes; none of the first notebook's."""
+    vtab, first = (read_records(RESULTS / f"{name}.json").values() for name in ("vtab_packaged", "quickstart"))
+    dead = [record["test"]["accuracy"] for record in vtab if "test" in record and collapsed(record)]
+    assert dead == [0.067, 0.067] and not any(map(collapsed, first))

@@ -86,4 +86,4 @@ def test_draw_by_draw_and_after_a_correction():
     assert "better at 2 of each class and worse at 1 of each class" in said
     assert "none of it" in verdicts.over_draws({2: hint}, "A against B", comparisons=12)
     said = verdicts.over_draws({1: nothing, 2: nothing}, "A against B", comparisons=2)
-    assert said == "**A against B**: +0.0 points on average; no difference found at any number of shots."
+    assert said == "**A against B**: +0.0 points on average (-0.8 to +0.8); no difference found at any number of shots."

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..experiments.scores import bootstrap_interval, comparison
-
-ENOUGH = 5  # seeds from which on differences of one sign are called more than a hint
+from ..experiments.scores import ENOUGH, bootstrap_interval, comparison
 
 
 def differences(one: Sequence[dict], other: Sequence[dict], metric: str = "accuracy") -> list[float]:
@@ -90,20 +88,22 @@ def told_apart(one: str, right: Tensor | np.ndarray, other: str, other_right: Te
 def over_draws(gaps: Mapping[int, Sequence[float]], what: str, comparisons: int) -> str:
     """What draw-by-draw differences say at each number of shots, by Student's 95 % interval.
 
-    Also which of them would stand out among as many ``comparisons`` (Bonferroni).
+    Also which of them would stand out among as many ``comparisons`` (Bonferroni).  The average over the numbers of shots has
+    its interval over draws.
 
     Args:
-        gaps: shots -> differences in points, one a draw.
+        gaps: shots -> differences in points, one a draw, the draws in one order.
         what: the difference in words, such as ``"Adapters against the probe"``.
     """
     clear = [shots for shots, points in gaps.items() if _clear(points)]
     above, below = ([n for n in clear if sign * statistics.mean(gaps[n]) > 0] for sign in (1, -1))
-    mean = round(statistics.mean(statistics.mean(points) for points in gaps.values()), 1) + 0.0  # no "-0.0"
+    whole = comparison({draw: statistics.mean(points) for draw, points in enumerate(zip(*gaps.values(), strict=True))})
+    mean, low, high = (round(value, 1) + 0.0 for value in whole[1:])  # no "-0.0"
     said = [f"{word} at {_listed(shots)} of each class" for word, shots in (("better", above), ("worse", below)) if shots]
     left = [shots for shots in clear if _clear(gaps[shots], comparisons)]
     kept = f" After a correction for {comparisons} comparisons: {_listed(left) if left else 'none of it'}." if clear else ""
     found = " and ".join(said) or "no difference found at any number of shots"
-    return f"**{what}**: {mean:+.1f} points on average; {found}.{kept}"
+    return f"**{what}**: {mean:+.1f} points on average ({low:+.1f} to {high:+.1f}); {found}.{kept}"
 
 
 def _clear(points: Sequence[float], comparisons: int = 1) -> bool:

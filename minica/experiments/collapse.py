@@ -178,11 +178,15 @@ def summary(found: dict[str, dict]) -> str:
     cost, right = price(found), alarms(found.values())
     mean, low, high = (f"{100 * value:+.1f}" for value in cost[1:])
     short, half = SHORT["warmup_steps"], HALF["warmup_steps"]
+    shares = [(right["missed"], right["collapsed"]), (right["false"], right["others"])]
+    missed, false = (
+        f"{count} ({100 * a:.0f} to {100 * b:.0f} %)" for count, n in shares for a, b in [wilson_interval(count, n)]
+    )
     said = (
         f"At a rate of 2e-3, where nothing collapses, {half} steps against {short} change the test accuracy by "
-        f"{mean} points (95 % interval {low} to {high}, {len(cost.differences)} pairs of runs).\n"
-        f"Of {right['collapsed']} runs that collapsed the warning missed {right['missed']}; of "
-        f"{right['others']} others it was wrong about {right['false']}."
+        f"{mean} points (95 % interval {low} to {high}, {len(cost.differences)} pairs of runs on shapes and solar cells).\n"
+        f"Of {right['collapsed']} runs that collapsed the warning missed {missed}; of {right['others']} others it was wrong "
+        f"about {false}."
     )
     return f"{table}\n\n{said}"
 

@@ -19,7 +19,7 @@ from ..profiling import count
 from ..recipe import adapters, detach
 from ..schemes import adapt
 from .paper import table
-from .plans import Cell, Plan, final_jobs
+from .plans import Cell, Plan, at_edge, chosen, final_jobs
 from .records import trial_key
 from .scores import Comparison, compare, spread_text
 from .tables import markdown
@@ -164,6 +164,18 @@ def setting(cell: Cell, found: dict[str, dict], plan: Plan, classes: int) -> Set
     learned = tuple(record for record in ran if not same_answer(record, classes))
     broken = len(records) - len(ran) - records.count(None)
     return Setting(learned, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"])
+
+
+def rate(plan: Plan, found: dict[str, dict]) -> str:
+    """The grid's rate in a sentence: which it is, and whether it lies at the edge of those that were tried."""
+    (leader,) = [cell for cell in plan.cells if cell.method == "gamma 4, K 3"]
+    if (best := chosen(leader, found, plan)) is None:
+        return "The grid's rate is not chosen yet."
+    tried = ", ".join(f"{value:g}" for value in sorted({point["lr"] for point in leader.points}))
+    edge = (
+        "the lowest or the highest, so that one beyond it might have done better" if at_edge(leader, found, plan) else "inside"
+    )
+    return f"The grid's rate is {best[0]['lr']:g} of {tried}: {edge}."
 
 
 def same_answer(record: dict, classes: int) -> bool:

@@ -23,6 +23,7 @@ from ..data.named import NAMED
 from ..training import PRECISIONS
 from .records import RESULTS, read_records, trial_key
 from .runs import LOADING, NETWORKS, tuned_classifier, tuned_network
+from .scores import collapsed
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ap", "ap50", "miou")
@@ -438,7 +439,7 @@ def _mean_of(runs: list[dict]) -> dict:
     """
     scores = [run["test"] for run in runs]
     means = {key: statistics.mean(score[key] for score in scores) for key, value in scores[0].items() if type(value) is float}
-    failed = {"constant": any(score["constant"] for score in scores)} if "constant" in scores[0] else {}
+    failed = {"constant": any(collapsed(run) for run in runs)} if "constant" in scores[0] else {}
     return runs[0] | {"test": scores[0] | means | failed, "repeats": scores}
 
 

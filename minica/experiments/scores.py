@@ -11,6 +11,8 @@ from scipy import stats
 
 from ..tasks.classification import wilson_interval
 
+ENOUGH = 5  # seeds, splits or draws from which on what all of them say is called more than a hint
+
 
 class Comparison(NamedTuple):
     """Two methods on the same splits, draws or seeds, run by run; differences and interval are of a metric in [0, 1]."""
@@ -54,8 +56,19 @@ def comparison(differences: dict[int, float], level: float = 0.95) -> Comparison
 
 
 def collapsed(record: dict) -> bool:
-    """Whether a trained classifier gives the same answer for every test image; such a run has failed."""
-    return record["test"].get("constant", False)
+    """Whether a trained classifier gives the same answer for every test image; such a run has failed.
+
+    Records say so as ``constant``, which older ones lack.  There, and where scores differ but not the answer, the metrics tell:
+    of C classes one has the recall 1 and the others 0, and with the share p of that class macro F1 is 2 p / (1 + p) / C.
+    """
+    scores = record["test"]
+    if scores.get("constant"):
+        return True
+    share, recall, f1 = (scores.get(metric, 0) for metric in ("accuracy", "balanced_accuracy", "macro_f1"))
+    if not share or not recall:
+        return False
+    classes = 1 / recall
+    return round(classes) > 1 and abs(classes - round(classes)) < 1e-3 and abs(f1 / recall - 2 * share / (1 + share)) < 1e-4
 
 
 def learned(found: Sequence[dict]) -> list[dict]:
