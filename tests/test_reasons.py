@@ -6,7 +6,7 @@ import torch
 from nets import net
 from scipy import stats
 
-from minica import adapt, adapters, experiments
+from minica import adapt, adapters, data, experiments
 from minica.course import reason_plots
 from minica.experiments import reasons
 from minica.experiments.records import check_record
@@ -131,3 +131,31 @@ def test_full_fine_tuning_records_how_far_it_moved_and_how_far_the_images_are():
     assert record["mmd"]["biased"] > record["mmd"]["unbiased"] > 0  # drawings are not solar cells
     adapted = dict(method="conv_adapter", options=dict(scheme="residual_parallel", compression=2))
     assert "weight_cka" not in experiments.run(config | adapted, progress=False)
+
+
+def test_images_in_the_order_of_their_classes_are_compared_over_all_classes(monkeypatch):
+    from minica.experiments import runs
+
+    load, seen = data.load, []
+
+    def sorted_by_class(name, **options):
+        task = load(name, **options)
+        order = task.test.labels.argsort()
+        task.test.images, task.test.labels = task.test.images[order], task.test.labels[order]
+        return task
+
+    def features(network, images):
+        seen.append({int(label) for _, label in images})
+        return torch.randn(len(images), 8)
+
+    monkeypatch.setattr(runs.data, "load", sorted_by_class)
+    monkeypatch.setattr(runs, "pooled_features", features)
+    monkeypatch.setattr(runs, "COMPARED", 40)
+    config = dict(
+        data="shapes", task="count", train_size=64, backbone="tf_efficientnet_lite0", size=32, epochs=1, method="full"
+    )
+    config |= dict(
+        options={}, batch_size=64, lr=1e-3, weight_decay=0.0, seed=0, weight_cka=True, reference="solar-cells", phase="tune"
+    )
+    experiments.run(config, progress=False)
+    assert len(seen) == 2 and seen[1] == {0, 1}

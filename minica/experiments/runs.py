@@ -190,11 +190,13 @@ def _weight_cka(before: torch.nn.Module, after: torch.nn.Module) -> dict[str, di
 def _distance(before: torch.nn.Module, task: data.Task, config: dict) -> dict[str, float]:
     """MMD of the pre-trained network's features of :data:`COMPARED` training images with those of the reference's test images.
 
-    The bandwidth is the median distance within the reference, so that it is the same for every task.
+    Both are drawn, since images may stand in the order of their classes, and drawn alike for every run.  The bandwidth is the
+    median distance within the reference, so that it is the same for every task.
     """
     reference = data.load(config["reference"], size=config["size"], **normalization(config["backbone"])).test
-    own, theirs = (pooled_features(before, Subset(part, range(min(COMPARED, len(part))))) for part in (task.train, reference))
-    bandwidth = median_distance(theirs, theirs)
+    drawn = (Subset(part, np.random.RandomState(0).permutation(len(part))[:COMPARED]) for part in (task.train, reference))
+    own, theirs = (pooled_features(before, images) for images in drawn)
+    bandwidth = median_distance(*theirs.chunk(2))
     return {kind: round(mmd(own, theirs, bandwidth, kind == "unbiased"), 6) for kind in ("biased", "unbiased")}
 
 
