@@ -1,10 +1,11 @@
 """Comparisons of methods over runs: intervals by hand, failures counted."""
 
+import numpy as np
 import pytest
 import torch
 
 from minica.experiments.records import RESULTS, read_records
-from minica.experiments.scores import collapsed, compare, learned
+from minica.experiments.scores import collapsed, compare, comparison, learned
 from minica.experiments.tables import methods_table
 from minica.tasks.classification import metrics
 
@@ -86,3 +87,13 @@ def test_the_recorded_runs_that_stayed_at_guessing_are_found():
     vtab, first = (read_records(RESULTS / f"{name}.json").values() for name in ("vtab_packaged", "quickstart"))
     dead = [record["test"]["accuracy"] for record in vtab if "test" in record and collapsed(record)]
     assert dead == [0.067, 0.067] and not any(map(collapsed, first))
+
+
+def test_an_interval_over_splits_that_overlap_is_wider():
+    """Nadeau and Bengio: the variance of the mean is (1 / n + test / train) times that of the differences."""
+    points = {seed: value for seed, value in enumerate((0.010, 0.020, 0.030, 0.015, 0.025))}
+    plain, wide = comparison(points), comparison(points, overlap=1062 / 1000)
+    assert wide.mean == plain.mean == pytest.approx(0.02)
+    spread = np.std(list(points.values()), ddof=1)
+    assert wide.high - wide.mean == pytest.approx(2.776445 * spread * (1 / 5 + 1.062) ** 0.5, rel=1e-5)
+    assert plain.high - plain.mean == pytest.approx(2.776445 * spread / 5**0.5, rel=1e-5)

@@ -47,10 +47,15 @@ def compare(one: Iterable[dict], other: Iterable[dict], metric: str = "accuracy"
     return comparison({seed: pairs[0][seed] - pairs[1][seed] for seed in sorted(pairs[0])})
 
 
-def comparison(differences: dict[int, float], level: float = 0.95) -> Comparison:
-    """Paired differences, at least two, with Student's interval of their mean, which holds it with probability ``level``."""
+def comparison(differences: dict[int, float], level: float = 0.95, overlap: float = 0.0) -> Comparison:
+    """Paired differences, at least two, with Student's interval of their mean, which holds it with probability ``level``.
+
+    Args:
+        overlap: number of test images over number of training images, where every run has a random split of its own of the same
+            images.  Such runs are no independent draws; the interval is then Nadeau and Bengio's (2003), for new images.
+    """
     values = list(differences.values())
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values) * (1 + len(values) * overlap) ** 0.5
     mean = statistics.mean(values)
     return Comparison(differences, mean, float(mean - half), float(mean + half))
 
