@@ -85,6 +85,13 @@ def test_tasks_come_from_final_records_alone(recorded):
     assert list(first.layers) == ["conv_stem", "conv_head"]
 
 
+def test_runs_that_collapsed_are_counted(recorded):
+    plan, found = recorded
+    final = (record for record in found.values() if record["config"].get("phase") == "final")
+    next(record for record in final if record["config"]["method"] == "full")["test"]["constant"] = True
+    assert sum(sum(task.failed.values()) for task in reasons.tasks(plan, found)) == 1
+
+
 def test_a_task_with_a_run_missing_is_left_out(recorded):
     plan, found = recorded
     key = next(key for key, record in found.items() if record["config"].get("phase") == "final")

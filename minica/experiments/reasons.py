@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..profiling import modes_kept
 from ..recipe import switched
 from .plans import Plan, final_records
+from .scores import collapsed
 from .similarity import READINGS
 
 ADAPTED, FULL, FIXED = "Conv-Adapter", "Full fine-tuning", "Full fine-tuning, one rate"  # the methods of configs/why.toml
@@ -30,6 +31,7 @@ class Task(NamedTuple):
     name: str
     gains: list[float]  # test accuracy of Conv-Adapter minus full fine-tuning's, seed by seed
     accuracy: dict[str, float]  # by method
+    failed: dict[str, int]  # by method, how many runs collapsed; they are in the means
     cka: dict[str, float]  # by reading of a kernel: mean over layers, full fine-tuning at its best rate
     cka_fixed: dict[str, float]  # the same at one rate for all tasks
     layers: dict[str, float]  # by layer, of the first reading
@@ -68,6 +70,7 @@ def _task(name: str, runs: dict[str, list[dict]]) -> Task:
         name=name,
         gains=[one - other for one, other in zip(accuracies[ADAPTED], accuracies[FULL], strict=True)],
         accuracy={method: statistics.mean(values) for method, values in accuracies.items()},
+        failed={method: sum(map(collapsed, found)) for method, found in runs.items()},
         cka=means[FULL],
         cka_fixed=means[FIXED],
         layers=layers,
