@@ -368,7 +368,7 @@ CHECKED: dict[str, dict[str, Values]] = {
         "{:,} parameters at 64 channels": lambda: counting.adapter_parameters(64, 64, kernel_size=3, compression=4),
     },
     "03_four_schemes.ipynb": {
-        "At the ends of a bottleneck are four times as many channels": lambda: bottleneck(),
+        "At the ends of a ResNet bottleneck are four times as many channels": lambda: bottleneck(),
         "six times as wide in the middle": lambda: inverted(),
         "units costs {:.0f} % more operations, adapting its blocks {:.0f} to {:.0f} %": lambda: [
             gflops(scheme) for scheme in (SCHEMES[0], *SCHEMES[2:])
@@ -391,7 +391,7 @@ CHECKED: dict[str, dict[str, Values]] = {
     },
     "05_few_shot.ipynb": {
         "all {:,} labels": lambda: cells_of("labelled"),
-        "The raters were unsure of {} of the {:,} cells": lambda: ((levels() % 3 != 0).sum(), len(levels())),
+        "The rater was unsure of {} of the {:,} cells": lambda: ((levels() % 3 != 0).sum(), len(levels())),
         "Guessing gives {:.0f} %": lambda: 100 / 4,
         "the best of four on the {} validation images": lambda: tuning_images(),
         "the same {} test images": lambda: runs("few_shot_solar_cells", "CA", "shots 1")[0]["test"]["n"],
@@ -408,7 +408,7 @@ CHECKED: dict[str, dict[str, Values]] = {
         ),
         "functional or defective, all {:,} cells": lambda: len(levels()),
         "the same {} cells": lambda: cells_of("test"),
-        "give one of about five points": lambda: about(2 * half_width(runs("solar_cells", "CA")[0]), 5),
+        "give an interval of about five points": lambda: about(2 * half_width(runs("solar_cells", "CA")[0]), 5),
     },
     "06_vtab.ipynb": {
         "full fine-tuning is {:.1f} points for Conv. Par. (dashed), {:.1f} for Res. Par.": lambda: [
