@@ -472,7 +472,7 @@ CHECKED: dict[str, dict[str, Values]] = {
         "For 50 to all {:,} labelled cells": lambda: cells_of("labelled"),
     },
     "11_ship_it.ipynb": {
-        "{:.2f} times for Convolution-Parallel": lambda: (
+        "{:.2f} times as long for •": lambda: (
             paper(10, "test_ms", backbone="ResNet50-BiT", tuning="Conv. Par.")
             / paper(10, "test_ms", backbone="ResNet50-BiT", tuning="FT")
         ),
