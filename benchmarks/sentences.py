@@ -62,7 +62,7 @@ def solar_cells() -> str:
     right, lines = {name: per_image_accuracy(runs) for name, runs in found.items()}, []
     for name, values in right.items():
         low, high = (100 * end for end in bootstrap_interval(values))
-        where = "below" if high < PUBLISHED else "above" if low > PUBLISHED else "not to be told from"
+        where = "below" if high < PUBLISHED else "above" if low > PUBLISHED else "not distinguishable from"
         lines.append(
             f"**{name}**: {100 * values.mean():.1f} %, {low:.1f} to {high:.1f} % over the test images: {where} {PUBLISHED} %."
         )

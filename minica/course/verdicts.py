@@ -21,9 +21,9 @@ def differences(one: Sequence[dict], other: Sequence[dict], metric: str = "accur
 def verdict(points: Sequence[float]) -> str:
     """What paired differences say: all of one sign is a hint, with five seeds or more beyond the spread."""
     weight = "beyond the spread" if len(points) >= ENOUGH else "a hint"
-    number = f"all {len(points)} seeds" if len(points) > 1 else "the one seed there is"
+    number = f"all {len(points)} seeds"
     if len(points) < 2:
-        return f"{number} says nothing of the spread"
+        return "a single seed says nothing about the spread"
     if min(points) > 0:
         return f"above in {number}, {weight}"
     if max(points) < 0:
@@ -39,32 +39,31 @@ def ranges(one: Sequence[float], other: Sequence[float]) -> str:
 
 
 def by_seeds(found: Mapping[str, Sequence[dict]], one: str, other: str, metric: str = "accuracy") -> str:
-    """How far one method is above another on fixed data, as named in ``found``, and whether beyond the spread of seeds.
+    """How far one method is above another on fixed data, as named in ``found``, and whether beyond the spread over seeds.
 
     Beyond means that the two ranges do not overlap, with five seeds or more of each; with fewer it is called a hint.
     """
     values = [[100 * run["test"][metric] for run in found[name]] for name in (one, other)]
     gap, where = statistics.mean(values[0]) - statistics.mean(values[1]), ranges(*values)
-    ends = " against ".join(f"{min(of):.1f} to {max(of):.1f}" for of in values)
-    said = f"**{one}** minus **{other}**: {gap:+.1f} points in the mean"
+    ends = " against ".join(f"{min(of):.1f} to {max(of):.1f} %" for of in values)
+    said = f"**{one}** minus **{other}**: {gap:+.1f} points on average"
     if (fewest := min(map(len, values))) < 2:
-        return f"{said}; a single seed says nothing of the spread."
+        return f"{said}; a single seed says nothing about the spread."
     if where == "not told apart":
-        return f"{said}; not told apart, the ranges over seeds overlap ({ends} %)."
-    weight = "beyond the spread" if fewest >= ENOUGH else f"a hint, with {fewest} seeds"
-    return f"{said}; {where}, {weight} ({ends} %)."
+        return f"{said}; not told apart, since the ranges over seeds overlap ({ends})."
+    weight = "beyond the spread over seeds" if fewest >= ENOUGH else f"a hint from {fewest} seeds"
+    return f"{said}; {where}, {weight} ({ends})."
 
 
 def failures(found: Mapping[str, Sequence[dict]], classes: int) -> str:
-    """Which runs never left guessing, right for less than one and a half times 1 / classes, and the others' means."""
+    """Which runs stayed at guessing, right for less than one and a half times 1 / classes, and the others' means."""
     lines, total = [], sum(map(len, found.values()))
     for name, runs in found.items():
         learned = [run["test"]["accuracy"] for run in runs if run["test"]["accuracy"] >= 1.5 / classes]
         if len(learned) < len(runs):
-            rest = f"the mean of the others is {100 * statistics.mean(learned):.1f} %" if learned else "none is left"
-            lines.append(
-                f"**{name}**: {len(runs) - len(learned)} of {len(runs)} never left guessing (still in the mean); {rest}."
-            )
+            rest = f"the mean of the others is {100 * statistics.mean(learned):.1f} %" if learned else "no run is left"
+            count = f"{len(runs) - len(learned)} of {len(runs)} runs stayed at guessing"
+            lines.append(f"**{name}**: {count} (and count in its mean); {rest}.")
     return " ".join(lines) or f"None of the {total} runs stayed at guessing."
 
 
@@ -77,12 +76,12 @@ def told_apart(one: str, right: Tensor | np.ndarray, other: str, other_right: Te
     gap = np.asarray(right, float) - np.asarray(other_right, float)
     low, high = (100 * end for end in bootstrap_interval(gap))
     better, worse = int((gap > 0).sum()), int((gap < 0).sum())
-    counted = f"Of {len(gap):,} images, {one} alone has {better} right, {other} alone {worse}"
-    found = f"{100 * gap.mean():+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+    counted = f"Of {len(gap):,} images, only {one} is right on {better}, only {other} on {worse}"
+    found = f"a difference of {100 * gap.mean():+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
     if low > 0 or high < 0:
         leader = one if low > 0 else other
-        return f"{counted}: {found}. Zero is outside: on images like these, the network of {leader} is the better one."
-    return f"{counted}: {found}. Zero is inside: these images cannot tell the two networks apart."
+        return f"{counted}: {found}. Zero is outside: on images like these, this run of {leader} is the better one."
+    return f"{counted}: {found}. Zero is inside: these images cannot tell the two runs apart."
 
 
 def over_draws(gaps: Mapping[int, Sequence[float]], what: str, comparisons: int) -> str:
@@ -99,9 +98,10 @@ def over_draws(gaps: Mapping[int, Sequence[float]], what: str, comparisons: int)
     above, below = ([n for n in clear if sign * statistics.mean(gaps[n]) > 0] for sign in (1, -1))
     whole = comparison({draw: statistics.mean(points) for draw, points in enumerate(zip(*gaps.values(), strict=True))})
     mean, low, high = (round(value, 1) + 0.0 for value in whole[1:])  # no "-0.0"
-    said = [f"{word} at {_listed(shots)} of each class" for word, shots in (("better", above), ("worse", below)) if shots]
+    said = [f"{word} with {_images(shots)} of each class" for word, shots in (("better", above), ("worse", below)) if shots]
     left = [shots for shots in clear if _clear(gaps[shots], comparisons)]
-    kept = f" After a correction for {comparisons} comparisons: {_listed(left) if left else 'none of it'}." if clear else ""
+    holds = f"this holds with {_images(left)} of each class" if left else "none of this is left"
+    kept = f" After a correction for {comparisons} comparisons, {holds}." if clear else ""
     found = " and ".join(said) or "no difference found at any number of shots"
     return f"**{what}**: {mean:+.1f} points on average ({low:+.1f} to {high:+.1f}); {found}.{kept}"
 
@@ -109,6 +109,10 @@ def over_draws(gaps: Mapping[int, Sequence[float]], what: str, comparisons: int)
 def _clear(points: Sequence[float], comparisons: int = 1) -> bool:
     one = comparison(dict(enumerate(points)), level=1 - 0.05 / comparisons)
     return one.low > 0 or one.high < 0
+
+
+def _images(shots: Sequence[int]) -> str:
+    return f"{_listed(shots)} image{'' if list(shots) == [1] else 's'}"
 
 
 def _listed(shots: Sequence[int]) -> str:

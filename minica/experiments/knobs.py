@@ -295,7 +295,7 @@ def smallest(grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> Knobs | No
 
 
 def answer(name: str, grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> str:
-    """How small and how wide, in a sentence on one task: the best setting, and the smallest that is not told from it."""
+    """How small and how wide, in a sentence on one task: the best setting, and the smallest that cannot be told from it."""
     asked = [one for one in grid.values() if one.runs]
     if (first := best(grid)) is None:
         done = sum(one.runs - one.missing for one in asked)
@@ -303,13 +303,13 @@ def answer(name: str, grid: dict[Knobs, Setting], price: dict[Knobs, Cost]) -> s
     small, said = smallest(grid, price), list(verdicts(grid).values())
     lead = f"{name}: validation chooses compression {first[0]}, K = {first[1]} ({grid[first].mean:.1%} on test)"
     alike, worse = said.count("indistinguishable"), said.count("worse")
-    rest = f"of the other {len(asked) - 1} settings {alike} are not told from it, {worse} are worse"
+    rest = f"of the other {len(asked) - 1} settings {alike} cannot be told from it, {worse} are worse"
     for verdict, what in (("better", "better"), ("failed", "have failed runs"), ("incomplete", "are not complete")):
         rest += f", {said.count(verdict)} {what}" if verdict in said else ""
     rest += f", {missing} not run" if (missing := sum(one.missing == one.runs for one in asked)) else ""
     share = f"{price[small].share:.1%} of all parameters train, against {price[first].share:.1%}"
-    end = "It is the smallest of them." if small == first else (
-        f"The smallest of them is compression {small[0]}, K = {small[1]} ({grid[small].mean:.1%}): {share}."
+    end = "It is also the smallest of these." if small == first else (
+        f"The smallest of these is compression {small[0]}, K = {small[1]} ({grid[small].mean:.1%}): {share}."
     )  # fmt: skip
     return f"{lead}; {rest}. {end}"
 
