@@ -130,9 +130,10 @@ def test_the_sentences_say_yes_no_and_not_yet():
     nothing = shown(Frozen=[], Conv_Adapter=[])
     lines = dense.verdicts([above, below, nothing], "ap").splitlines()
     start = "* **cards**, AP: **Conv-Adapter** minus **Frozen**:"
-    ranges = "the ranges over seeds overlap (51.0 to 73.0 against 50.0 to 70.0 %)"
-    assert lines[0] == f"{start} +2.0 points in the mean; not told apart, {ranges}."  # above in each seed, which are no pairs
-    assert lines[1] == f"{start} -12.0 points in the mean; below, a hint, with 3 seeds (50.0 to 70.0 against 71.0 to 73.0 %)."
+    ranges = "since the ranges over seeds overlap (51.0 to 73.0 % against 50.0 to 70.0 %)"
+    assert lines[0] == f"{start} +2.0 points on average; not told apart, {ranges}. By seed: +1.0, +2.0, +3.0."
+    assert lines[1].startswith(f"{start} -12.0 points on average; below, a hint, with 3 seeds (50.0 to 70.0 % against 71.0")
+    assert lines[1].endswith(" By seed: -21.0, -12.0, -3.0.")
     assert lines[2:] == ["* **cards**: not run yet."]
 
 

@@ -16,7 +16,7 @@ from ..experiments.tables import markdown
 from ..schemes import adapt
 from ..tuning import tune
 from .results import Results
-from .verdicts import by_seeds
+from .verdicts import by_seeds, differences
 
 NETWORKS = {"detection": (detection, detection.faster_rcnn, 81), "segmentation": (segmentation, segmentation.upernet, 150)}
 # What trains in the backbone of a fine-tuned ResNet50 detector: all but stem and first stage, and no statistics.
@@ -61,9 +61,9 @@ def recorded_table(shown: Sequence[Shown], metric: str) -> str:
 
 
 def verdicts(shown: Sequence[Shown], metric: str, method: str = "Conv-Adapter") -> str:
-    """A line for each config and other method: their difference, and whether the ranges over seeds overlap.
+    """A line for each config and other method: their difference, whether the ranges over seeds overlap, and seed by seed.
 
-    Splits are fixed, so that runs of one seed are no pairs.
+    Splits are fixed, so that runs of one seed share no more than the order of the images.
     """
     lines = []
     for _, data, results in shown:
@@ -71,7 +71,9 @@ def verdicts(shown: Sequence[Shown], metric: str, method: str = "Conv-Adapter") 
         others = [other for other, theirs in runs.items() if other != method and theirs and runs[method]]
         if not others:
             lines.append(f"* **{data}**: not run yet.")
-        lines += [f"* **{data}**, {NAMES[metric]}: {by_seeds(runs, method, other, metric)}" for other in others]
+        for other in others:
+            points = ", ".join(f"{value:+.1f}" for value in differences(runs[method], runs[other], metric))
+            lines.append(f"* **{data}**, {NAMES[metric]}: {by_seeds(runs, method, other, metric)} By seed: {points}.")
     return "\n".join(lines)
 
 
