@@ -132,7 +132,7 @@ def test_the_sentences_say_yes_no_and_not_yet():
     start = "* **cards**, AP: **Conv-Adapter** minus **Frozen**:"
     ranges = "since the ranges over seeds overlap (51.0 to 73.0 % against 50.0 to 70.0 %)"
     assert lines[0] == f"{start} +2.0 points on average; not told apart, {ranges}. By seed: +1.0, +2.0, +3.0."
-    assert lines[1].startswith(f"{start} -12.0 points on average; below, a hint, with 3 seeds (50.0 to 70.0 % against 71.0")
+    assert lines[1].startswith(f"{start} -12.0 points on average; below, a hint from 3 seeds (50.0 to 70.0 % against 71.0")
     assert lines[1].endswith(" By seed: -21.0, -12.0, -3.0.")
     assert lines[2:] == ["* **cards**: not run yet."]
 
