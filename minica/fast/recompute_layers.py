@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.ops.misc import SqueezeExcitation
 
 from ..adapter import ConvAdapter
-from ..kernels import compressing_conv2d, depthwise_dtype, onednn_dilation, scaled_conv1x1
+from ..kernels import compressing_conv2d, onednn_dilation, scaled_conv1x1
 from ..recipe import Lean
 from .recompute import Again, Note, autocast_of_now, leave_note, note_of, possible
 
@@ -292,13 +292,12 @@ class _Compress(torch.autograd.Function):
         weight, *kept = ctx.saved_tensors
         x = ctx.again(kept)
         (padded, padding), (stride, dilation, groups) = ctx.pad(x), ctx.geometry
-        shape, bias_grad = weight.shape, grad.sum((0, 2, 3)).to(weight.dtype)
+        padded, own, shape = padded.to(grad.dtype), weight.to(grad.dtype), weight.shape
+        bias_grad = grad.sum((0, 2, 3)).to(weight.dtype)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
-        own = weight
         if groups == shape[0] and shape[1] > 1 and grad.device.type == "cpu":  # as in ``compressing_conv2d``
-            grad = _repeated(grad, shape[1]).to(depthwise_dtype(grad, weight, stride))
+            grad = _repeated(grad, shape[1])
             own, groups = own.reshape(-1, 1, *shape[2:]), groups * shape[1]
-        padded, own = padded.to(grad.dtype), own.to(grad.dtype)
         x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
             grad, padded, own, None, stride, padding, dilation, False, [0, 0], groups, wanted
         )
