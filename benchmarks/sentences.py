@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-
 from minica.adapter_files import ADAPTERS
 from minica.course import verdicts
-from minica.experiments.findings import FULL, MARGIN, complete, small_adapters
+from minica.experiments.findings import MARGIN, complete, points, small_adapters, stronger_full
 from minica.experiments.scores import bootstrap_interval, compare, comparison, per_image_accuracy
 
 NOT_YET = "Not run yet."
@@ -47,10 +45,10 @@ def vtab() -> str:
     if (one := complete("vtab_packaged")) is None:
         return NOT_YET
     lines = []
-    for task, classes in (("defect", 2), ("position", 16), ("orientation", 16), ("count", 8)):
+    for task in ("defect", "position", "orientation", "count"):
         found = {SHORT.get(method, "Conv-Adapter"): runs for method, runs in one.task(task).items()}
         against = " ".join(verdicts.by_seeds(found, "Conv-Adapter", other) for other in (SHORT["LP"], SHORT["FT"]))
-        lines.append(f"{task.capitalize()}. {against} {verdicts.failures(found, classes)}")
+        lines.append(f"{task.capitalize()}. {against} {verdicts.failures(found)}")
     return bullets(lines)
 
 
@@ -83,17 +81,16 @@ def central(name: str) -> str:
     found = one.task()
     if (ours := small_adapters(found)) is None:
         return "No scheme that was tuned has at most 5 % of the network's parameters."
-    full = max((method for method in FULL if method in found), key=lambda method: _mean(found[method]))
-    lines = []
+    full, lines = stronger_full(found), []
     for other in ("Linear probe", full):
         difference = compare(found[ours], found[other])
-        points = ", ".join(f"{100 * value:+.1f}" for value in difference.differences.values())
-        interval = f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+        by_split = ", ".join(f"{100 * value:+.1f}" for value in difference.differences.values())
         wide = comparison(difference.differences, overlap=found[ours][0]["test"]["n"] / TRAINED)
         new = f"{100 * wide.low:+.1f} to {100 * wide.high:+.1f}, since splits overlap"
         stronger = ", the stronger mode on these test images" if other == full else ""
         lines.append(
-            f"`{ours}` minus {_inside(other)}{stronger}, split by split: {points}; {interval}: {difference.verdict(MARGIN)}. "
+            f"`{ours}` minus {_inside(other)}{stronger}, split by split: {by_split}; {points(difference)}: "
+            f"{difference.verdict(MARGIN)}. "
             f"For new photographs {new} (Nadeau and Bengio): {wide.verdict(MARGIN)}."
         )
     return bullets(lines)
@@ -102,7 +99,3 @@ def central(name: str) -> str:
 def _inside(method: str) -> str:
     """A method's name within a sentence."""
     return SHORT.get(method) or method[0].lower() + method[1:]
-
-
-def _mean(found: list[dict]) -> float:
-    return statistics.mean(record["test"]["accuracy"] for record in found)

@@ -335,7 +335,8 @@ def load_adapter(
 def _attach(model: nn.Module, file: AdapterFile, name: str | None, train, place: str) -> nn.Module:
     config, options = file.config, dict(file.config["options"])
     # What trains outside the network, in a larger model that this one may not be, is left out.
-    kept = [*(pattern for pattern in config["train"] if recipe.covered(recipe.own_tensors(model), pattern)), *train]
+    kept = [pattern for pattern in config["train"] if recipe.covered(recipe.own_tensors(model), pattern)]
+    kept += train
     if config["method"] == "conv_adapter":
         options["name"] = config["name"] if name is None else name
         if recipe.state_of(model) is not None:  # beside what the model holds: the file says how many classes these have

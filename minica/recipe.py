@@ -230,7 +230,8 @@ def covered(keys: Iterable[str], name: str) -> list[str]:
 
 def _from_the_top(key: str) -> Iterator[str]:
     """``a.b.weight`` -> ``a``, ``a.b``, ``a.b.weight``."""
-    return (".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 2))
+    parts = key.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -405,7 +406,8 @@ def digests(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, str]]:
 
 def digest(value: Tensor) -> str:
     """The first half of a tensor's SHA-256, as hexadecimal digits."""
-    return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()[:32]
+    numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(numbers).hexdigest()[:32]
 
 
 def detach(model: nn.Module) -> nn.Module:

@@ -27,8 +27,8 @@ def closed():
     plt.close("all")
 
 
-def record(config, accuracy, balanced=None):
-    scores = {"accuracy": accuracy, "balanced_accuracy": accuracy if balanced is None else balanced}
+def record(config, accuracy, constant=False):
+    scores = {"accuracy": accuracy, "balanced_accuracy": accuracy, "constant": constant}
     return {"config": config, "trainable": 1, "val": scores, "test": scores}
 
 
@@ -43,7 +43,7 @@ def made_up(plan, accuracy):
             if value == "error":
                 found[key] = {"config": config, "error": "TrainingDiverged: made up"}
             elif value == "same":
-                found[key] = record(config, 0.067, 1 / CLASSES)
+                found[key] = record(config, 0.067, constant=True)
             else:
                 found[key] = record(config, value if value is not None else 0.5)
     return {key: one for key, one in found.items() if accuracy(one["config"]["options"], one["config"]["seed"]) is not None}
@@ -67,7 +67,7 @@ def costs():
 def table_of(accuracy, costs, name="knobs_position"):
     plan = plan_of(name)
     found = made_up(plan, accuracy)
-    return knob_plots.Table("position", 64, knobs.settings(plan, found, CLASSES), costs), plan, found
+    return knob_plots.Table("position", 64, knobs.settings(plan, found), costs), plan, found
 
 
 def texts(figure):
@@ -128,7 +128,7 @@ def test_whole_records(costs):
     assert knobs.best(table.grid) == (1, 7)
     said = knobs.verdicts(table.grid)
     assert said[1, 7] == "best" and said[8, 1] == "worse" and set(said.values()) <= {"best", "worse", "indistinguishable"}
-    control = knobs.others(plan, found, CLASSES)["1 x 1, matched"]
+    control = knobs.others(plan, found)["1 x 1, matched"]
     assert knobs.locality_holds(table.grid, control) == "holds"
     lines = knobs.locality(table.grid, control)
     assert len(lines) == 5 and all("is above" in line for line in lines) and "points, 95 % interval +" in lines[-1]
@@ -154,7 +154,7 @@ def test_whole_records(costs):
 )
 def test_locality_can_say_no(accuracy, holds, line, costs):
     table, plan, found = table_of(accuracy, costs)
-    control = knobs.others(plan, found, CLASSES)["1 x 1, matched"]
+    control = knobs.others(plan, found)["1 x 1, matched"]
     assert knobs.locality_holds(table.grid, control) == holds
     assert line in knobs.locality(table.grid, control)[-1]
 
@@ -265,7 +265,7 @@ def test_the_table_of_forms(costs):
         return None if options.get("form") == "spatial" else 0.7 + 0.05 * ("form" in options) + seed / 100
 
     table, plan, found = table_of(forms, costs)
-    lines = knobs.forms_table(table.grid, knobs.others(plan, found, CLASSES)).splitlines()[2:]
+    lines = knobs.forms_table(table.grid, knobs.others(plan, found)).splitlines()[2:]
     assert len(lines) == 9 and all(
         line.endswith(f"{mean} |") for line, mean in zip(lines, ("71.03", "70.52", "68.32"), strict=False)
     )
@@ -277,7 +277,7 @@ def test_the_table_of_forms(costs):
 def test_accuracy_by_parameters(state, costs):
     accuracy = {"whole": rising, "empty": lambda *_: None, "failed": lambda o, seed: "same" if seed else 0.5}[state]
     table, plan, found = table_of(accuracy, costs)
-    control = knobs.others(plan, found, CLASSES)["1 x 1, matched"]
+    control = knobs.others(plan, found)["1 x 1, matched"]
     figure = knob_plots.by_parameters(table, control)
     marks = [line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     assert ("not run" in texts(figure)) == (state == "empty")

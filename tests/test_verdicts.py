@@ -59,9 +59,9 @@ def test_one_method_and_another_on_fixed_data(ours, said):
 
 
 def test_runs_that_stay_at_guessing_are_counted():
-    assert verdicts.failures({"A": runs([0.9, 0.8]), "B": runs([0.1])}, classes=16) == "None of the 3 runs stayed at guessing."
-    some, all_of_them = runs([0.9, 0.062, 0.8]), runs([0.06, 0.07])
-    assert verdicts.failures({"A": some, "B": all_of_them, "C": runs([0.5])}, classes=16) == (
+    assert verdicts.failures({"A": runs([0.9, 0.8]), "B": runs([0.1])}) == "None of the 3 runs stayed at guessing."
+    some, all_of_them = runs([0.9, None, 0.8]) + runs([0.062], constant=True), runs([0.06, 0.07], constant=True)
+    assert verdicts.failures({"A": some, "B": all_of_them, "C": runs([0.05])}) == (
         "**A**: 1 of 3 runs stayed at guessing (and count in its mean); the mean of the others is 85.0 %. "
         "**B**: 2 of 2 runs stayed at guessing (and count in its mean); no run is left."
     )

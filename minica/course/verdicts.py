@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..experiments.scores import ENOUGH, bootstrap_interval, comparison
+from ..experiments.scores import ENOUGH, bootstrap_interval, comparison, learned
 
 
 def differences(one: Sequence[dict], other: Sequence[dict], metric: str = "accuracy") -> list[float]:
@@ -55,14 +55,14 @@ def by_seeds(found: Mapping[str, Sequence[dict]], one: str, other: str, metric: 
     return f"{said}; {where}, {weight} ({ends})."
 
 
-def failures(found: Mapping[str, Sequence[dict]], classes: int) -> str:
-    """Which runs stayed at guessing, right for less than one and a half times 1 / classes, and the others' means."""
+def failures(found: Mapping[str, Sequence[dict]]) -> str:
+    """Which runs stayed at guessing, with one answer for every test image, and the others' means."""
     lines, total = [], sum(map(len, found.values()))
     for name, runs in found.items():
-        learned = [run["test"]["accuracy"] for run in runs if run["test"]["accuracy"] >= 1.5 / classes]
-        if len(learned) < len(runs):
-            rest = f"the mean of the others is {100 * statistics.mean(learned):.1f} %" if learned else "no run is left"
-            count = f"{len(runs) - len(learned)} of {len(runs)} runs stayed at guessing"
+        others = [run["test"]["accuracy"] for run in learned(runs)]
+        if len(others) < len(runs):
+            rest = f"the mean of the others is {100 * statistics.mean(others):.1f} %" if others else "no run is left"
+            count = f"{len(runs) - len(others)} of {len(runs)} runs stayed at guessing"
             lines.append(f"**{name}**: {count} (and count in its mean); {rest}.")
     return " ".join(lines) or f"None of the {total} runs stayed at guessing."
 

@@ -3,7 +3,7 @@
 from .plans import CONFIGS, final_records, known_jobs, read_plan
 from .records import RESULTS, add_record, read_records, trial_key
 from .runs import load_task, prepare, provenance, run, training_options
-from .scores import bootstrap_interval, per_image_accuracy, spread
+from .scores import bootstrap_interval, collapsed, learned, per_image_accuracy, spread
 from .sweeps import KNOBS, RECORDED, sweep
 from .tables import markdown
 
@@ -14,8 +14,10 @@ __all__ = [
     "RESULTS",
     "add_record",
     "bootstrap_interval",
+    "collapsed",
     "final_records",
     "known_jobs",
+    "learned",
     "load_task",
 ]
 __all__ += ["markdown", "per_image_accuracy", "prepare", "provenance", "read_plan", "read_records", "run", "spread", "sweep"]

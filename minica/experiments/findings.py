@@ -112,11 +112,10 @@ def _near_full() -> Iterator[Line]:
         runs = one.task()
         if (adapters := small_adapters(runs)) is None:
             return "all schemes have more", FAILS
-        # The stronger of its two modes on the test images themselves, which errs against the adapters.
-        full = max(FULL, key=lambda method: _mean(runs[method]))
+        full = stronger_full(runs)
         difference, both = compare(runs[adapters], runs[full]), {name: runs[name] for name in (adapters, full)}
         who = f"`{adapters}`, {_share(runs[adapters], runs):.1%}, against {full[0].lower() + full[1:]}"
-        return f"{_points(difference, 'splits')}: {who}{_failures(both)}", _weighed(_near(difference), both)
+        return f"{points(difference, 'splits')}: {who}{_failures(both)}", _weighed(_near(difference), both)
 
     for name, task in CENTRAL.items():
         shown = {"Structured": gaps["Structured"]} if name == "position_trunk" else gaps
@@ -132,7 +131,7 @@ def _above_the_probe() -> Iterator[Line]:
             return "all schemes have more", FAILS
         both = {name: runs[name] for name in (adapters, "Linear probe")}
         difference = compare(*both.values())
-        return f"{_points(difference, 'splits')}: `{adapters}`{_failures(both)}", _weighed(_sign(difference), both)
+        return f"{points(difference, 'splits')}: `{adapters}`{_failures(both)}", _weighed(_sign(difference), both)
 
     gains = _gaps(1, ("LP", "Conv. Par."))
     for name, task in CENTRAL.items():
@@ -150,7 +149,7 @@ def _order() -> Iterator[Line]:
         # If validation chose no other scheme with as few parameters, nothing has been compared.
         verdict = FAILS if FAILS in signs else HOLDS if signs and {*signs} == {HOLDS} else OPEN
         ours = ", ".join(f"{100 * _mean(found):.1f} with {found[0]['trainable'] / 1e6:.2f} M" for found in runs.values())
-        gaps = ", ".join(f"against `{scheme}` {_points(each, 'splits')}" for scheme, each in against.items())
+        gaps = ", ".join(f"against `{scheme}` {points(each, 'splits')}" for scheme, each in against.items())
         compared = {scheme: runs[scheme] for scheme in ("conv_parallel", *cheap)}
         return f"{ours}; {gaps or 'no other was chosen with as few'}{_failures(runs)}", _weighed(verdict, compared)
 
@@ -170,7 +169,7 @@ def _structured() -> Iterator[Line]:
         verdict = FAILS if any(each.high < photographs.low for each in drawn) else verdict
         runs = {f"{method}, {word}": one.task(word)[method] for word in words for method in ("CA", "LP")}
         seeds = f"{len(photographs.differences)} seeds"
-        return f"{', '.join(map(_points, (photographs, *drawn)))}, {seeds}{_failures(runs)}", _weighed(verdict, runs)
+        return f"{', '.join(map(points, (photographs, *drawn)))}, {seeds}{_failures(runs)}", _weighed(verdict, runs)
 
     gains, on = _gaps(1, ("LP", "Conv. Par.")), f"solar cells, then position, orientation and count of drawn shapes, {LITE}"
     yield "structured tasks gain most over a probe", f"{_listed(gains)} (Table 1, BiT)", on, "vtab_packaged", judge
@@ -190,7 +189,7 @@ def _few_shot() -> Iterator[Line]:
         shots = ", ".join(str(cell.points[0]["shots"]) for cell in one.plan.cells if cell.method == adapters)
         runs = {f"{name}, {task}": found for (task, name), found in one.runs.items() if name in (adapters, stronger)}
         of = "" if metric == "accuracy" else f" of {metric.replace('_', ' ')}"
-        said = f"{_points(difference)}{of} over {shots} shots, {len(difference.differences)} draws"
+        said = f"{points(difference)}{of} over {shots} shots, {len(difference.differences)} draws"
         return said + _failures(runs, metric), _weighed(_sign(difference), runs)
 
     claim = "with few labels Conv-Adapter is above full fine-tuning"
@@ -207,14 +206,14 @@ def _over_shots(one: Sweep, adapters: str, full: str) -> Comparison:
 
 
 def _locality() -> Iterator[Line]:
-    def judge(one: Sweep, classes: int) -> Judged:
-        control = knobs.others(one.plan, one.found, classes)[knobs.MATCHED]
-        local = knobs.settings(one.plan, one.found, classes)[4, 3]
+    def judge(one: Sweep) -> Judged:
+        control = knobs.others(one.plan, one.found)[knobs.MATCHED]
+        local = knobs.settings(one.plan, one.found)[4, 3]
         difference = knobs.paired(local, control)
         if difference is None:
             return f"{local.failed + local.broken} and {control.failed + control.broken} runs failed", OPEN
         both = {"K = 3": [*local.learned], "K = 1": [*control.learned]}
-        return _points(difference, "seeds"), _weighed(_sign(difference), both)
+        return points(difference, "seeds"), _weighed(_sign(difference), both)
 
     forms = {
         row["conv_type"]: row["mean"]
@@ -224,14 +223,14 @@ def _locality() -> Iterator[Line]:
     paper = f"{forms['Depth-wise'] - forms['Linear']:+.1f} (Table 5)"
     for name in ("knobs_position", "knobs_solar_cells"):
         about = knobs.TASKS[name]
-        yield "K = 3 is above K = 1 with as many parameters", paper, about.title, name, partial(judge, classes=about.classes)
+        yield "K = 3 is above K = 1 with as many parameters", paper, about.title, name, judge
 
 
 def _dense() -> Iterator[Line]:
     def judge(one: Sweep) -> Judged:
         runs, metric = one.task(), one.plan.metric
         full, frozen = (compare(runs["Conv-Adapter"], runs[other], metric) for other in ("Full fine-tuning", "Frozen backbone"))
-        return f"{_points(full, 'seeds')}; against a frozen backbone {_points(frozen)}", _weighed(_near(full), runs)
+        return f"{points(full, 'seeds')}; against a frozen backbone {points(frozen)}", _weighed(_near(full), runs)
 
     for name, (on, metric, what) in DENSE.items():
         values = {(row["backbone"], row["tuning"]): row[metric] for row in table(4) if row[metric] is not None}
@@ -266,13 +265,13 @@ def _our_own() -> Iterator[Line]:
         failures = _failures({"`residual_parallel`": block, "`conv_parallel`": unit})
         if failures and learned(block) and learned(unit):
             failures += f"; {100 * (_mean(learned(block)) - _mean(learned(unit))):+.1f} among runs that learned"
-        return f"{_points(compare(block, unit), 'seeds')}{failures}", OURS
+        return f"{points(compare(block, unit), 'seeds')}{failures}", OURS
 
     def start(one: Sweep) -> Judged:
         published = one.task()["Conv-Adapter, published start"]
         seeds = {record["config"]["seed"] for record in published}
         zero = [record for record in one.task()["Conv-Adapter"] if record["config"]["seed"] in seeds]
-        return _points(compare(zero, published), "seeds"), OURS
+        return points(compare(zero, published), "seeds"), OURS
 
     claim = "in inverted residuals `residual_parallel` against `conv_parallel`, at about as many parameters"
     yield claim, "-", f"position of drawn shapes, {LITE}", "position", blocks
@@ -301,6 +300,11 @@ def small_adapters(runs: dict[str, list[dict]]) -> str | None:
     """Of the schemes with at most :data:`SHARE` of what full fine-tuning trains, the one that validation likes best."""
     small = [scheme for scheme in SCHEMES if scheme in runs and _share(runs[scheme], runs) <= SHARE]
     return max(small, key=lambda scheme: runs[scheme][0]["selection"]["val"], default=None)
+
+
+def stronger_full(runs: dict[str, list[dict]]) -> str:
+    """The mode of full fine-tuning that is better on the test images themselves, which errs against the adapters."""
+    return max((mode for mode in FULL if mode in runs), key=lambda mode: _mean(runs[mode]))
 
 
 def _share(found: list[dict], runs: dict[str, list[dict]]) -> float:
@@ -347,7 +351,7 @@ def _failures(runs: dict[str, list[dict]], metric: str = "accuracy") -> str:
     return said
 
 
-def _points(difference: Comparison, unit: str = "") -> str:
+def points(difference: Comparison, unit: str = "") -> str:
     """In points, with its interval; and over how many of what ``unit``."""
     over = f", {len(difference.differences)} {unit}" if unit else ""
     return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f}){over}"

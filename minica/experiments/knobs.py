@@ -21,7 +21,7 @@ from ..schemes import adapt
 from .paper import table
 from .plans import Cell, Plan, at_edge, chosen, final_jobs
 from .records import trial_key
-from .scores import Comparison, compare, spread_text
+from .scores import Comparison, compare, learned, spread_text
 from .tables import markdown
 
 COMPRESSIONS, KERNELS = (1, 2, 4, 8), (1, 3, 5, 7)  # the paper's gamma and K
@@ -154,16 +154,16 @@ class Setting(NamedTuple):
 NOT_RUN = Setting((), 0, 0, 0)  # of what no config asks for
 
 
-def setting(cell: Cell, found: dict[str, dict], plan: Plan, classes: int) -> Setting:
+def setting(cell: Cell, found: dict[str, dict], plan: Plan) -> Setting:
     """What the records say of one cell of a plan."""
     jobs = final_jobs(cell, found, plan)
     if not jobs:  # its rate is not known yet
         return Setting((), 0, 0, len(cell.seeds))
     records = [found.get(trial_key(job["config"])) for job in jobs]
     ran = [record for record in records if record is not None and "error" not in record]
-    learned = tuple(record for record in ran if not same_answer(record, classes))
+    kept = tuple(learned(ran))
     broken = len(records) - len(ran) - records.count(None)
-    return Setting(learned, len(ran) - len(learned), broken, records.count(None), jobs[0]["config"]["lr"])
+    return Setting(kept, len(ran) - len(kept), broken, records.count(None), jobs[0]["config"]["lr"])
 
 
 def rate(plan: Plan, found: dict[str, dict]) -> str:
@@ -178,24 +178,19 @@ def rate(plan: Plan, found: dict[str, dict]) -> str:
     return f"The grid's rate is {best[0]['lr']:g} of {tried}: {edge}."
 
 
-def same_answer(record: dict, classes: int) -> bool:
-    """Whether a run gives every test image the same class, also with scores that differ: balanced accuracy 1 / classes."""
-    return record["test"]["balanced_accuracy"] <= 1 / classes + 1e-6
-
-
-def settings(plan: Plan, found: dict[str, dict], classes: int) -> dict[Knobs, Setting]:
+def settings(plan: Plan, found: dict[str, dict]) -> dict[Knobs, Setting]:
     """The grid's settings; those that the plan does not ask for are :data:`NOT_RUN`."""
     grid = {(compression, kernel): NOT_RUN for compression in COMPRESSIONS for kernel in KERNELS}
     for cell in plan.cells:
         if cell.method.startswith("gamma"):
             options = cell.points[0]["options"]
-            grid[options["compression"], options["kernel_size"]] = setting(cell, found, plan, classes)
+            grid[options["compression"], options["kernel_size"]] = setting(cell, found, plan)
     return grid
 
 
-def others(plan: Plan, found: dict[str, dict], classes: int) -> dict[str, Setting]:
+def others(plan: Plan, found: dict[str, dict]) -> dict[str, Setting]:
     """What a plan asks for beside the grid, by method: the matched control, forms and starts."""
-    return {cell.method: setting(cell, found, plan, classes) for cell in plan.cells if not cell.method.startswith("gamma")}
+    return {cell.method: setting(cell, found, plan) for cell in plan.cells if not cell.method.startswith("gamma")}
 
 
 # ---------------------------------------------------------------- comparisons

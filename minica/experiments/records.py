@@ -65,6 +65,7 @@ def check_record(record: dict) -> str | None:
             return f"has no scores {split!r}"
         for metric in MONITORS if "network" not in config else sorted(DENSE & scores.keys()) or ["ap"]:
             value = scores.get(metric)
+            # Single precision may have added 1e-7 to a perfect score.
             if not isinstance(value, (int, float)) or not (0 <= value <= 1 + 1e-6 or (metric == "auroc" and math.isnan(value))):
                 return f"has {split} {metric} {value!r}, which must be a number from 0 to 1"
     return None
