@@ -107,7 +107,7 @@ def test_failed_runs_are_counted_and_not_averaged(made, monkeypatch, tmp_path, p
     ours = [run for run in runs if run["config"]["lr"] == before["lr"] and run["config"]["options"].get("init") == "identity"]
     assert len(ours) == len(before["runs"]) == 5 and not (before["failed"] or before["broken"] or before["missing"])
     by_seed = {run["config"]["seed"]: run for run in ours}
-    by_seed[1]["test"] |= {"accuracy": 0.7, "balanced_accuracy": 0.5}
+    by_seed[1]["test"] |= {"accuracy": 0.7, "balanced_accuracy": 0.5, "macro_f1": 0.7 / 1.7}
     by_seed[2].pop("test")
     by_seed[2]["error"] = "TrainingDiverged: made up"
     runs.remove(by_seed[3])

@@ -160,7 +160,7 @@ def _record(cell: Cell, records: dict[str, dict], plan: Plan, network: dict, par
     metric = "balanced_accuracy" if plan.metric == "balanced_accuracy" else "accuracy"
     others = [other for other in plan.cells if (other.task, other.backbone) == (cell.task, cell.backbone)]
     beside = [
-        {"method": other.points[0]["method"], **_runs(setting(other, records, plan, classes), metric)}
+        {"method": other.points[0]["method"], **_runs(setting(other, records, plan), metric)}
         for other in others
         if other.points[0]["method"] in ("linear", "full") and final_records(other, records, plan)
     ]
@@ -178,7 +178,7 @@ def _record(cell: Cell, records: dict[str, dict], plan: Plan, network: dict, par
         "trainable": first["trainable"],
         **{key: config[key] for key in ("size", "epochs", "lr")},
         "metric": metric,
-        **_runs(setting(cell, records, plan, classes), metric),
+        **_runs(setting(cell, records, plan), metric),
         "beside": beside,
     }
 
