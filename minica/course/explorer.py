@@ -141,7 +141,8 @@ def _records(networks: dict[str, dict], parts: dict[str, list[Part]]) -> list[di
             config = cell.points[0]
             name, options = _architecture(cell.backbone), config["options"]
             own = options.keys() <= {"scheme", "compression", "kernel_size", "init"} and "network" not in config
-            if config["method"] == "conv_adapter" and own and name in networks and final_records(cell, records, plan):
+            drawn = own and options.get("scheme") in SCHEMES and name in networks  # the ablation of whole stages is not
+            if config["method"] == "conv_adapter" and drawn and final_records(cell, records, plan):
                 found.append(_record(cell, records, plan, networks[name], parts[name]))
     return found
 
