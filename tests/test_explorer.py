@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import warnings
+from decimal import ROUND_HALF_UP, Decimal
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -276,8 +277,8 @@ def test_recorded_or_not(made, page):
         seen += [cards.nth(j).inner_text().replace("\N{NO-BREAK SPACE}", " ") for j in range(cards.count())]
     assert len(seen) >= len(reachable)
     for one in reachable:
-        values = ", ".join(f"{100 * value:.1f} %" for _, value, *_ in one["runs"][:1])
-        assert any(one["task"] in text and one["file"] in text and values in text for text in seen), one
+        value = Decimal(100 * one["runs"][0][1]).quantize(Decimal("0.1"), ROUND_HALF_UP)  # as toFixed does
+        assert any(one["task"] in text and one["file"] in text and f"{value} %" in text for text in seen), one
     page.locator("#network").select_option("convnext_large")
     text = page.locator("#records").inner_text()
     assert text.startswith("Not recorded.") and "%" not in text and page.locator("#recorded").inner_text() == "None yet."
