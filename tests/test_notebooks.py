@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from publishing import unpublishable
 
+from minica.course.publish import code_hash
 from minica.course.runner import NOTEBOOKS, find, run
 from minica.course.scan import cell_place
 
@@ -46,6 +47,14 @@ def pictures_without_text(path):
 @each
 def test_it_can_be_published(path):
     assert unpublishable(path) == []
+
+
+@each
+def test_its_outputs_are_those_of_its_code(path):
+    notebook = nbformat.read(path, 4)
+    assert notebook.metadata.minica.code == code_hash(notebook), f"run `python -m minica publish {path.stem}` on a quiet machine"
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    assert pictures_without_text(path) == []
 
 
 @each
