@@ -56,12 +56,12 @@ function luminance(rgb) {
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 
+/** What stands behind an element's text: its background and those of what is around it, one through the other, on white. */
 function colorBehind(element) {
-  for (let at = element; at; at = at.parentElement) {
-    const { rgb, opacity } = parseColor(getComputedStyle(at).backgroundColor);
-    if (opacity > 0) return rgb;
-  }
-  return [255, 255, 255];
+  const layers = [];
+  for (let at = element; at; at = at.parentElement) layers.push(parseColor(getComputedStyle(at).backgroundColor));
+  return layers.reverse().reduce(
+    (below, { rgb, opacity }) => below.map((value, i) => value + opacity * (rgb[i] - value)), [255, 255, 255]);
 }
 
 /** The contrast of every text on the page with what is behind it; in pictures, with their darkest box. */

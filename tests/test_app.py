@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from browser import chromium_or_fail
+from browser import browser, chrome, chromium_or_fail  # noqa: F401
 from PIL import Image, ImageDraw
 
 import minica
@@ -269,12 +269,22 @@ def test_of_many_classes_the_report_lists_what_is_confused_most():
     assert Page(text).tags.count("tr") == 3 and text.index("class &lt;30&gt;") < text.index("class &lt;7&gt;")
 
 
+def test_every_shade_of_the_matrix_can_be_read(browser, tmp_path):  # noqa: F811
+    page = tmp_path / "matrix.html"
+    page.write_text("".join(report._matrix(["a", "b"], torch.tensor([[n, 100 - n], [0, 1]])) for n in range(101)))
+    with chrome.watched(browser) as seen:
+        seen.page.goto(page.as_uri())
+        seen.page.add_script_tag(path=Path(__file__).with_name("page_checks.js"))
+        found = seen.page.evaluate("contrasts()")
+    assert len(found) > 500 and min(contrast for contrast, _ in found) >= 4.5
+
+
 def test_the_report_opens_in_a_browser(finished, tmp_path):
-    browser = chromium_or_fail()
+    program = chromium_or_fail()
     shot = tmp_path / "phone.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", "--window-size=390,844"]
-    subprocess.run([browser, *options, (finished[0] / "report.html").as_uri()], capture_output=True, check=True)
+    subprocess.run([program, *options, (finished[0] / "report.html").as_uri()], capture_output=True, check=True)
     picture = Image.open(shot).convert("L")
     assert picture.size == (390, 844) and np.asarray(picture).std() > 10, "something is written on it"
 

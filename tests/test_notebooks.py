@@ -52,7 +52,9 @@ def test_it_can_be_published(path):
 @each
 def test_its_outputs_are_those_of_its_code(path):
     notebook = nbformat.read(path, 4)
-    assert notebook.metadata.minica.code == code_hash(notebook), f"run `python -m minica publish {path.stem}` on a quiet machine"
+    assert notebook.metadata.minica.code == code_hash(notebook), (
+        f"run `python -m minica publish {path.stem}` on a quiet machine"
+    )
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     assert pictures_without_text(path) == []
 

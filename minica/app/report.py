@@ -202,8 +202,9 @@ def _matrix(classes: Sequence[str], confusion: Tensor) -> str:
 
 def _cell(count: int, of: int) -> str:
     share = count / max(of, 1)
-    colour = "#fff" if share > 0.6 else "#222"
-    return f'<td style="background: rgba(0, 100, 150, {share:.2f}); color: {colour}">{count or "·"}</td>'
+    shade = ", ".join(f"{255 + share * (end - 255):.0f}" for end in (0, 100, 150))
+    colour = "#fff" if share > 0.83 else "#000"  # both have a contrast of 4.5 there, and either alone on its side
+    return f'<td style="background: rgb({shade}); color: {colour}">{count or "·"}</td>'
 
 
 def _worst(pictures: Pictures, probabilities: Tensor, labels: Tensor) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,16 +29,18 @@ PACKAGES = ("torch", "timm")  # named on the card; the metadata have Python and 
 def publish(names: Sequence[str] = (), *, out: str | Path = "build/published", notebooks: str | Path | None = None) -> int:
     """Run notebooks at the ``laptop`` preset and write what they show into them; 0 if all are without fault, else 1.
 
+    Each runs in a new folder within ``out``: where an earlier run was left, what resumes would be measured as faster.
     A notebook with a fault stays as it is.  Its text and code are never changed, but for the card's row of measurements.
 
     Raises:
-        ValueError: for an unknown notebook, or an output folder that is the notebooks' own.
+        ValueError: for an unknown notebook.
     """
-    runs = []
-    for path in find(names, notebooks):
+    paths, runs = find(names, notebooks), []
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for path in paths:
         print(f"{path.stem}", flush=True)
         before = downloaded()
-        runs.append(done := run(path, out))
+        runs.append(done := run(path, tempfile.mkdtemp(prefix=f"{path.stem}-", dir=out)))
         if not done.faults:
             notebook = with_outputs(nbformat.read(path, 4), nbformat.read(done.notebook, 4))
             write_card(notebook, done, downloaded() - before)
