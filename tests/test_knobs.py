@@ -292,16 +292,13 @@ def test_accuracy_by_parameters(state, costs):
 
 @pytest.mark.parametrize("name", KNOBS)
 def test_what_is_recorded_is_what_the_config_asks_for(name):
-    """The records may be partial, as long as each is a run of the plan and whole in itself; or failed at rates since left."""
+    """The records may be partial, as long as each is a run of the plan and whole in itself; or at rates since left."""
     plan, found = plan_of(name), read_records(RESULTS / f"{name}.json")
     left = [found[key] for key in found.keys() - known_jobs(plan, found).keys()]
-    assert len(left) == (5 if name == "knobs_position" else 0)  # "all convolutions" at the rates of the others
+    assert len(left) == (11 if name == "knobs_position" else 0)  # "all convolutions" at the rates of the others and at its last
     for one in left:
-        assert (
-            one["config"]["method"] == "residual_adapter"
-            and one["config"]["lr"] in (2e-3, 5e-3, 1e-2)
-            and one["test"]["constant"]
-        )
+        assert one["config"]["method"] == "residual_adapter"
+        assert one["test"]["constant"] == (one["config"]["lr"] >= 5e-4)
     for one in found.values():
         assert "error" in one or {"trainable", "seconds", "versions", "hardware", "revision", "val", "test"} <= one.keys()
 
