@@ -330,7 +330,7 @@ def test_the_table_of_collapse_counts_the_records():
     assert len(lines) == 2 + len(cells)
     (short, records) = cells[0]
     dead = sum(collapse.collapsed(one) for one in records)
-    assert len(records) == 20 and f"| {dead} of 20 | " in lines[2] and "30 of 300" in lines[2]
+    assert len(records) == 20 and f"| {dead} of 20 (" in lines[2] and "30 of 300" in lines[2]
     assert all(one["config"] == short | {"seed": one["config"]["seed"]} for one in records)
     assert collapse.remedy(found).startswith("With 90 steps of warm-up out of 300 runs collapse less often than with 30")
     assert collapse.remedy({}).count("not run") == 2

@@ -265,17 +265,17 @@ def collapse_table(cells: Iterable[tuple[dict, list[dict]]]) -> str:
     rows = []
     for config, records in cells:
         options = config["options"]
-        row = [f"{config['task']}: {options['scheme']}, {options['compression']}", f"{config['lr']:g}"]
-        row += [f"{config['warmup_steps']} of {config['steps']}", _change(config)]
+        setting = f"{config['task']}: {options['scheme']}, {options['compression']}; rate {config['lr']:g}{_change(config)}"
+        row = [setting, f"{config['warmup_steps']} of {config['steps']}"]
         if not records:
-            rows.append([*row, "not run", "", ""])
+            rows.append([*row, "not run", ""])
             continue
         dead = sum(map(collapsed, records))
         low, high = wilson_interval(dead, len(records))
         learned = [record["test"] for record in records if not collapsed(record)]
         accuracy = f"{100 * sum(learned) / len(learned):.1f} ({len(learned)})" if learned else "none"
-        rows.append([*row, f"{dead} of {len(records)}", f"{100 * low:.0f} to {100 * high:.0f} %", accuracy])
-    header = ["task: scheme, compression", "rate", "warm-up, steps", "changed", "collapsed", "95 % interval"]
+        rows.append([*row, f"{dead} of {len(records)} ({100 * low:.0f} to {100 * high:.0f} %)", accuracy])
+    header = ["task: scheme, compression; rate; what is changed", "warm-up, steps", "collapsed (95 % interval)"]
     return markdown([*header, "test accuracy of the others, % (runs)"], rows)
 
 
@@ -290,5 +290,6 @@ CHANGES = {
 
 
 def _change(config: dict) -> str:
-    backbone = [] if config["backbone"] == "tf_efficientnet_lite0" else [config["backbone"]]
-    return ", ".join([*backbone, *(text.format(config[key]) for key, text in CHANGES.items() if key in config)]) or "-"
+    changes = [] if config["backbone"] == "tf_efficientnet_lite0" else [config["backbone"]]
+    changes += [text.format(config[key]) for key, text in CHANGES.items() if key in config]
+    return "".join(f"; {change}" for change in changes)
