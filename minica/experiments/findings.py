@@ -3,8 +3,8 @@
 "Near" is at most two points below, :data:`MARGIN`, with the whole interval; what an interval over splits, draws or seeds leaves
 open *cannot be told*.  These rules were written before the records of the central table and of notebooks 04, 07, 08 and 09 were
 made, but after those of the first notebook, few labels, VTAB-1k in outline, position on EfficientNet-Lite0, and collapse.
-What came later only takes answers back: where a run collapsed nothing is decided, of three seeds every answer is a hint, and a
-scheme that no other is compared with is left open.
+What came later only takes answers back: where a run collapsed nothing is decided, of three seeds every answer is a hint, a
+scheme that no other is compared with is left open, and so is being near a full fine-tuning that lies below the frozen backbone.
 """
 
 from __future__ import annotations
@@ -230,7 +230,10 @@ def _dense() -> Iterator[Line]:
     def judge(one: Sweep) -> Judged:
         runs, metric = one.task(), one.plan.metric
         full, frozen = (compare(runs["Conv-Adapter"], runs[other], metric) for other in ("Full fine-tuning", "Frozen backbone"))
-        return f"{points(full, 'seeds')}; against a frozen backbone {points(frozen)}", _weighed(_near(full), runs)
+        failed = compare(runs["Full fine-tuning"], runs["Frozen backbone"], metric).high < 0
+        verdict = OPEN if failed else _near(full)
+        note = "; full fine-tuning is itself below the frozen backbone" if failed else ""
+        return f"{points(full, 'seeds')}; against a frozen backbone {points(frozen)}{note}", _weighed(verdict, runs)
 
     for name, (on, metric, what) in DENSE.items():
         values = {(row["backbone"], row["tuning"]): row[metric] for row in table(4) if row[metric] is not None}
