@@ -298,6 +298,7 @@ def test_what_is_recorded_is_what_the_config_asks_for(name):
     assert len(left) == (11 if name == "knobs_position" else 0)  # "all convolutions" at the rates of the others and at its last
     for one in left:
         assert one["config"]["method"] == "residual_adapter"
+        assert one["config"]["lr"] in (1e-4, 2e-4, 5e-4, 2e-3, 5e-3, 1e-2)
         assert one["test"]["constant"] == (one["config"]["lr"] >= 5e-4)
     for one in found.values():
         assert "error" in one or {"trainable", "seconds", "versions", "hardware", "revision", "val", "test"} <= one.keys()
