@@ -135,6 +135,12 @@ def test_dense(gain, verdict):
     assert found == verdict and "segmentation" in claim and f"frozen backbone {100 * (gain + 0.2):+.1f}" in ours
 
 
+@pytest.mark.parametrize("gain", [0.0, 0.2])
+def test_near_a_full_fine_tuning_that_lies_below_the_frozen_backbone(gain):
+    ((_, ours, found),) = judged("cards_c4", lambda c: (0.4 + {"conv_adapter": gain, "linear": 0.2}.get(c["method"], 0), 10))
+    assert found == F.OPEN and ours.endswith("full fine-tuning is itself below the frozen backbone")
+
+
 @pytest.mark.parametrize(("gain", "verdict"), [(0.05, "holds (a hint)"), (-0.05, "does not (a hint)"), (0.0, F.OPEN)])
 def test_three_seeds_of_the_knobs_are_a_hint(gain, verdict):
     def accuracy(config):
