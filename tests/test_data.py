@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from minica import data
-from minica.data import packaged
+from minica.data import images, packaged
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -434,6 +434,24 @@ def test_two_fresh_caches_hold_the_same_bytes(tmp_path, monkeypatch):
         packaged.shapes("count", 32, "squash", 0, images=(20, 5, 20))
         contents.append({file.name: file.read_bytes() for file in cache_files(home)})
     assert len(contents[0]) == 2 and contents[0] == contents[1]
+
+
+def test_other_code_makes_the_cached_pictures_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICA_HOME", str(tmp_path / "home"))
+    root, drawn, decoded = make_folder(tmp_path / "pets", cats=5, dogs=5), [], []
+    monkeypatch.setattr(packaged, "_draw", lambda scene: drawn.append(scene) or Image.new("L", (64, 64)))
+    monkeypatch.setattr(images, "decode", lambda path, *args, decode=images.decode: decoded.append(path) or decode(path, *args))
+
+    def made() -> tuple[int, int]:
+        data.load(root, size=8)
+        packaged.shapes("count", 32, "squash", 0, images=(20, 5, 20))
+        return len(drawn), len(decoded)
+
+    assert made() == made() == (45, 10)
+    monkeypatch.setattr(packaged, "digest", lambda source: "another")
+    assert made() == (90, 10)
+    monkeypatch.setattr(images, "digest", lambda source: "another")
+    assert made() == (135, 20)
 
 
 # ---------------------------------------------------------------------------------------------------------- solar cells

@@ -148,7 +148,11 @@ def test_scenes_are_drawn_once_into_the_cache(tmp_path, monkeypatch):
     one, other = data.load_boxes("scenes", seed=5), data.load_masks("scenes", size=32, seed=5)
     assert calls == [5] and [len(d) for d in (one.train, other.val, one.test)] == [4, 2, 2]
     assert one.licence == "Apache-2.0" and one.classes == scenes.SHAPES and "disc" in repr(one) and "pictures" in repr(other)
-    assert [path.name for path in (tmp_path / "scenes").iterdir()] == ["1-5"]
+    (place,) = (tmp_path / "scenes").iterdir()
+    assert place.name.endswith("-5")
+    monkeypatch.setattr(scenes, "digest", lambda source: "of other code")  # what other code has drawn is not taken
+    data.load_boxes("scenes", seed=5)
+    assert calls == [5, 5] and len(list((tmp_path / "scenes").iterdir())) == 2
     (tmp_path / "file").touch()
     monkeypatch.setenv("MINICA_HOME", str(tmp_path / "file"))
     with pytest.raises(ValueError, match="cannot draw the scenes into .*MINICA_HOME"):
@@ -160,7 +164,7 @@ def test_scenes_show_all_classes_alike_some_covered_and_some_without_any(tmp_pat
     scenes.draw_scenes(tmp_path, images={"train": 80})
     task = data.load_boxes(tmp_path / "coco")
     objects = np.concatenate([boxed.objects for d in (task.train, task.val, task.test) for boxed in d.boxed])
-    assert np.bincount(objects[:, 4].astype(int))[1:].min() > 15
+    assert np.bincount(objects[:, 4].astype(int))[1:].tolist() == [29, 45, 34, 34, 40, 29]  # as recorded
     assert any(not len(rows) for rows in found(task).values()) and objects[:, 6].min() > 20
     sides = {(boxed.width, boxed.height) for boxed in task.train.boxed}
     assert len(sides) > 4 and {side for size in sides for side in size} == set(scenes.SIDES)

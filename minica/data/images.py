@@ -28,7 +28,6 @@ from tqdm import tqdm
 from ..atomic import write_atomically
 
 RESIZE_RULES = ("squash", "crop", "centre")
-_FORMAT = 2  # of the cached pictures: count up whenever decoding or drawing changes what they look like
 # What is opened, whatever a file is called: Pillow would run a PostScript program that is called photo.jpg.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "HEIF")
 HEIC_REMEDY = "HEIC photographs need pillow-heif (pip install pillow-heif), or export them as JPEG"
@@ -220,6 +219,11 @@ def home() -> Path:
     return Path(os.environ.get("MINICA_HOME") or "~/.cache/minica").expanduser()
 
 
+def digest(source: str) -> str:
+    """The SHA-256 of a source file: what is kept is made again once the code that made it has changed."""
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+
 def cached(name: str, content: object, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """``make()``, or what it gave last time for the same ``name`` and ``content`` (anything that JSON can hold).
 
@@ -228,7 +232,7 @@ def cached(name: str, content: object, make: Callable[[], dict[str, Tensor]]) ->
     access the pictures are made every time, with a warning.
     """
     path = home() / "images" / f"{name}.safetensors"
-    fingerprint = hashlib.sha256(json.dumps([_FORMAT, PIL.__version__, content]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([digest(__file__), PIL.__version__, content]).encode()).hexdigest()
     found = _read(path, fingerprint)
     if found is None:
         found = make()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .images import Collection, cached, decode_all, resized, stratified_split, to_tensor
+from .images import Collection, cached, decode_all, digest, resized, stratified_split, to_tensor
 
 # ---------------------------------------------------------------------------------------------------------- solar cells
 
@@ -130,7 +130,7 @@ def shapes(task: str | None, size: int, resize: str, seed: int, images: tuple[in
     return Collection(
         name=f"shapes/{task}",
         classes=SHAPE_TASKS[task],
-        images=cached(f"shapes-{pictures}-{seed}-{total}-{size}", [], draw)["images"],
+        images=cached(f"shapes-{pictures}-{seed}-{total}-{size}", digest(__file__), draw)["images"],
         labels=labels.astype(np.int64),
         splits={"train": train, "val": val, "test": test},
         strata=labels,

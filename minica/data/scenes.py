@@ -9,10 +9,11 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageDraw
 
 from .boxes import instance_boxes
-from .images import home
+from .images import digest, home
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross")
 IMAGES = {"train": 400, "val": 100, "test": 200}
@@ -21,7 +22,6 @@ NUMBERS = (0.04, 0.21, 0.25, 0.25, 0.15, 0.10)  # how likely 0, 1, 2, ... shapes
 RADII = (9.0, 30.0)  # of the circle around a shape, in pixels
 VISIBLE = 0.4  # the least part of a shape that others leave uncovered
 _FINER = 4  # times finer than pixels a shape is drawn before it is averaged
-_FORMAT = 1  # of the cached scenes: count up whenever what is drawn changes
 _ADE = {"train": "training", "val": "validation", "test": "testing"}
 
 
@@ -85,12 +85,13 @@ def draw_scenes(folder: Path, seed: int = 0, images: dict[str, int] = IMAGES) ->
 def cached_scenes(seed: int) -> Path:
     """The folder of the scenes of ``seed`` below ``$MINICA_HOME``; drawn there if there is none.
 
-    It is drawn beside its place and renamed, so that it is whole or not there, whatever other processes do.
+    The folder's name has the version of this file and of Pillow, so that no scenes stay from other code.  They are drawn
+    beside their place and renamed, so that it is whole or not there, whatever other processes do.
 
     Raises:
         ValueError: if it cannot be written.
     """
-    place = home() / "scenes" / f"{_FORMAT}-{seed}"
+    place = home() / "scenes" / f"{digest(__file__)[:12]}-{PIL.__version__}-{seed}"
     if not place.is_dir():
         unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         try:
