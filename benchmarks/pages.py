@@ -17,7 +17,7 @@ from minica.experiments.findings import findings, findings_table
 from minica.experiments.plans import at_edge, recorded
 from minica.experiments.tables import grid_table, methods_table, sweep_table
 
-from . import dense, families, measure, sentences, table_10
+from . import dense, families, measure, sentences, table_10, walk
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(\n<!-- end -->)", re.S)
@@ -59,6 +59,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark": lambda: measure.summary(measured("benchmark")),
     "families": lambda: families.summary(measured("families"), measured("families_steps")),
     "table_10": lambda: table_10.beside_the_paper(measured("table_10")),
+    "walk": lambda: walk.summary(measured("walk")),
     "dense_memory": lambda: dense.summary(measured("dense_memory")),
 }
 

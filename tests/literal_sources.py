@@ -481,8 +481,6 @@ CHECKED: dict[str, dict[str, Values]] = {
     },
     "README.md": {
         "{:.2f} MB: safetensors and a readable config": lambda: file_size(2),
-        "of 500 photographs {:.0f} are for the test": lambda: 0.15 * 500,
-        "an accuracy of 80 % has a 95 % interval of {:.0f} to {:.0f} %": lambda: [100 * end for end in wilson_interval(60, 75)],
         "at most {} points below full fine-tuning": lambda: PLACES[round(100 * MARGIN)],
         "{} of timm's {:,} architectures take all four schemes, {} the two": lambda: (
             verdicts("adapted"),

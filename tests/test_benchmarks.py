@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is of the repository, not of the package
 
-from benchmarks import dense, families, gpu, table_10
+from benchmarks import dense, families, gpu, table_10, walk
 from benchmarks.__main__ import main
 from benchmarks.measure import FULL, measure, median_interval, ratio, table
 from benchmarks.methods import METHODS, PEFT
@@ -207,3 +207,41 @@ def test_table_10_on_this_machine(tmp_path, capsys):
     assert shown.count("| ours, lean | - |") == 4 and (tmp_path / "table_10.md").read_text() in shown
     before = (tmp_path / "table_10.json").read_bytes()
     assert table_10.main(arguments) == 0 and (tmp_path / "table_10.json").read_bytes() == before, "measured once"
+
+
+def test_photographs_are_drawn_whatever_split_they_were_in(tmp_path):
+    for number in range(12):
+        place = tmp_path / "all" / ("train", "test")[number % 2] / ("hat", "shoe")[number // 2 % 2] / f"{number}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(bytes([number]))
+    one, other = (walk.some_of(tmp_path / "all", 9, tmp_path / name) for name in ("one", "other"))
+    drawn = {path.relative_to(one): path.read_bytes() for path in one.rglob("*.jpg")}
+    assert len(drawn) == 9 and {path.parts[0] for path in drawn} == {"hat", "shoe"}
+    assert drawn == {path.relative_to(other): path.read_bytes() for path in other.rglob("*.jpg")}
+    with pytest.raises(ValueError, match="has 12 files, of which 13 were asked for"):
+        walk.some_of(tmp_path / "all", 13, tmp_path / "third")
+    (tmp_path / "all" / "test" / "hat" / "0.jpg").write_bytes(b"another")
+    with pytest.raises(ValueError, match="two files hat/0.jpg"):
+        walk.some_of(tmp_path / "all", 13, tmp_path / "fourth")
+
+
+def test_a_step_of_the_walk_that_fails_is_named(tmp_path, capsys):
+    (tmp_path / "photos" / "hat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="install ended with status 1"):
+        walk.main([str(tmp_path / "photos"), "--python", "false", "--out", str(tmp_path)])
+    assert capsys.readouterr().out == "clone\ninstall\n" and not (tmp_path / "walk.json").exists()
+
+
+def test_a_walk_is_a_column():
+    metrics = {
+        "adapters": {"accuracy": 0.8, "accuracy_95": [0.7, 0.9]},
+        "linear probe": {"accuracy": 0.75, "accuracy_95": [0.6, 0.85]},
+    }
+    record = dict(seconds=dict(clone=1.0, install=59.0, train=100.0, predict=5.0), counts=dict(train=1350, val=75, test=75))
+    record |= dict(metrics=metrics, gain={"accuracy": 0.05, "accuracy_95": [-0.02, 0.12]}, adapter=670_000, report=1_500_000)
+    cells = [{"data": "clothing", "photographs": 500}, {"data": "clothing", "photographs": None}]
+    text = walk.summary([record | {"config": cell, "hardware": "a CPU"} for cell in cells])
+    assert text.startswith("|  | 500 photographs of clothing | all of clothing, as split |")
+    for row in ("| 1,350 / 75 / 75 |", "| clone and install | 60 s |", "| in all | 165 s |", "| 80.0 % (70.0 to 90.0) |"):
+        assert row in text
+    assert "| +5.0 (-2.0 to +12.0) |" in text and "| 0.67 MB |" in text

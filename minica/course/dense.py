@@ -52,12 +52,12 @@ def recorded_table(shown: Sequence[Shown], metric: str) -> str:
     for config, data, results in shown:
         for method, runs in results.by_method().items():
             if not runs:
-                rows.append([data, method, "", "", f"not run yet: `{command(config)}`"])
+                rows.append([data, method, f"not run yet: `{command(config)}`", "", ""])
                 continue
             low, mean, high = (f"{100 * value:.1f}" for value in spread(runs, metric=metric))
             score = f"{mean} ({low} to {high}), {len(runs)} {'seed' if len(runs) == 1 else 'seeds'}"
-            rows.append([data, method, f"{runs[0]['trainable']:,}", f"{runs[0]['config']['lr']:g}", score])
-    return markdown(["data", "method", "trained", "rate", f"test {NAMES[metric]}, %: mean (lowest to highest)"], rows)
+            rows.append([data, method, score, f"{runs[0]['trainable']:,}", f"{runs[0]['config']['lr']:g}"])
+    return markdown(["data", "method", f"test {NAMES[metric]}, %: mean (lowest to highest)", "trained", "rate"], rows)
 
 
 def verdicts(shown: Sequence[Shown], metric: str, method: str = "Conv-Adapter") -> str:
