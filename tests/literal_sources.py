@@ -33,7 +33,6 @@ from minica.data.packaged import shapes, solar_cell_files
 from minica.experiments import RESULTS, collapse, plans, read_records, reasons, survey
 from minica.experiments.findings import MARGIN, Sweep, complete
 from minica.experiments.paper import table
-from minica.tasks.classification import wilson_interval
 
 LITE0 = "tf_efficientnet_lite0"
 SEGMENTATION = "Semantic Segmentation"  # in the paper's Table 4
