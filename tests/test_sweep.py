@@ -290,7 +290,7 @@ def test_two_sweeps_on_the_same_records(tmp_path):
     ("name", "cells", "points", "finals"),
     [
         ("packaged", 3, 16, 9),
-        ("quickstart", 4, 12, 20),
+        ("quickstart", 5, 15, 25),
         ("position", 8, 22, 40),
         ("solar_cells", 2, 8, 10),
         ("few_shot_solar_cells", 16, 64, 128),
@@ -318,7 +318,7 @@ def test_our_configs(name, cells, points, finals, monkeypatch):
     plan = read_plan(CONFIGS / f"{name}.toml")
     assert (len(plan.cells), sum(len(cell.points) for cell in plan.cells)) == (cells, points)
     assert len(plan.cells) * len(plan.seeds) == finals
-    assert name != "quickstart" or [len(cell.seeds) for cell in plan.cells] == [5, 5, 5, 3]
+    assert name != "quickstart" or [len(cell.seeds) for cell in plan.cells] == [5, 5, 5, 5, 3]
     if said := re.search(r"# ([\d,]+) tuning runs and ([\d,]+) final ones", (CONFIGS / f"{name}.toml").read_text()):
         assert [int(number.replace(",", "")) for number in said.groups()] == [points * len(plan.tuning_seeds), finals]
     if name.startswith("table"):
@@ -578,7 +578,7 @@ def test_tuned_step_by_step(tmp_path, monkeypatch):
         r["selection"]["tried"] == 5 for r in experiments.read_records(tmp_path / "records").values() if "selection" in r
     )
     plan, found = read_plan(tmp_path / "steps.toml", rehearse=False), experiments.read_records(tmp_path / "records")
-    assert at_edge(plan.cells[0], found, plan), "still the highest of those tried"
+    assert at_edge(plan.cells[0], found, plan) == ["lr"], "still the highest of those tried"
     for shown in (sweep_table(plan, found), grid_table(plan, found)):
         assert shown.count("\\*") == 2 and shown.endswith("the lowest or the highest of those tried.")
     (tmp_path / "wide.toml").write_text(text.replace("[1e-3, 3e-3]", "[1e-3, 3e-3, 9e-3, 2.7e-2]"))
@@ -586,6 +586,28 @@ def test_tuned_step_by_step(tmp_path, monkeypatch):
     while todo := pending(plan, found):
         found |= {key: pretend(job["config"]) for key, job in todo.items()}
     assert chosen(plan.cells[0], found, plan)[0]["lr"] == 2.7e-2 and not at_edge(plan.cells[0], found, plan), "8.1e-2 was tried"
+    for listed, edges in (("[8]", ["compression"]), ("[8, 16]", []), ("[2, 8]", ["compression"])):
+        explicit = f'scheme = "residual_parallel", compression = 4, then = {{ compression = {listed} }}'
+        wide = (tmp_path / "wide.toml").read_text()
+        (tmp_path / "explicit.toml").write_text(
+            wide.replace('scheme = "residual_parallel", then = { compression = [8] }', explicit)
+        )
+        plan, found = read_plan(tmp_path / "explicit.toml", rehearse=False), {}
+        while todo := pending(plan, found):
+            found |= {key: pretend(job["config"]) for key, job in todo.items()}
+        assert at_edge(plan.cells[0], found, plan) == edges
+
+    # Final runs that have no score are counted, and splits of several sizes named.
+    finals = [key for key, record in found.items() if record["config"]["phase"] == "final"]
+    first, second = (found[key]["test"] for key in finals)
+    first["n"], second["n"] = 90, 120
+    assert sweep_table(plan, found).count("of 90 to 120 images") == 1
+    whole, left = dict(found), dict(found)
+    del left[finals[0]]
+    assert "-" in grid_table(plan, left) and "failed" not in sweep_table(plan, left)
+    for key, said in zip(finals, ("1 of 2 failed", "| 2 of 2 failed |"), strict=True):
+        whole[key] = {"config": found[key]["config"], "error": "TrainingDiverged: at step 3"}
+        assert said in sweep_table(plan, whole) and said.strip("| ") in grid_table(plan, whole)
     for old, new, said in (
         (
             "then = { weight_decay = [0.01] }",

@@ -172,9 +172,9 @@ def rate(plan: Plan, found: dict[str, dict]) -> str:
     if (best := chosen(leader, found, plan)) is None:
         return "The grid's rate is not chosen yet."
     tried = ", ".join(f"{value:g}" for value in sorted({point["lr"] for point in leader.points}))
-    edge = (
-        "the lowest or the highest, so that one beyond it might have done better" if at_edge(leader, found, plan) else "inside"
-    )
+    edge = "inside"
+    if "lr" in at_edge(leader, found, plan):
+        edge = "the lowest or the highest, so that one beyond it might have done better"
     return f"The grid's rate is {best[0]['lr']:g} of {tried}: {edge}."
 
 

@@ -385,10 +385,20 @@ def tuning_runs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[list[dic
     return [[point | {"seed": seed} for seed in own] for point, own in zip(points, seeds, strict=True)]
 
 
-def at_edge(cell: Cell, found: dict[str, dict], plan: Plan) -> bool:
-    """Whether the chosen rate is the lowest or the highest of those tried, so that one beyond it might have done better."""
-    best, rates = chosen(cell, found, plan), {point["lr"] for point in known_points(cell, found, plan)}
-    return best is not None and len(rates) > 1 and best[0]["lr"] in (min(rates), max(rates))
+def at_edge(cell: Cell, found: dict[str, dict], plan: Plan) -> list[str]:
+    """Which of the chosen ``"lr"`` and ``"compression"`` are the lowest or the highest of several that were tried.
+
+    Beyond it another might have done better.
+    """
+    if (best := chosen(cell, found, plan)) is None:
+        return []
+    points, edges = known_points(cell, found, plan), []
+    for name in ("lr", "compression"):
+        of_point = [(point | point["options"]).get(name) for point in (best[0], *points)]
+        tried = {value for value in of_point if value is not None}
+        if len(tried) > 1 and of_point[0] in (min(tried), max(tried)):
+            edges.append(name)
+    return edges
 
 
 def final_jobs(cell: Cell, found: dict[str, dict], plan: Plan) -> list[dict]:
