@@ -295,6 +295,7 @@ def test_two_sweeps_on_the_same_records(tmp_path):
         ("solar_cells", 2, 8, 10),
         ("few_shot_solar_cells", 16, 64, 128),
         ("vtab_packaged", 20, 60, 100),
+        ("position_peft", 2, 6, 10),
         ("signs", 10, 40, 50),
         ("clothing", 5, 20, 25),
         ("knobs_position", 25, 75, 75),
