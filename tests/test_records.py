@@ -62,7 +62,8 @@ def test_learning_rates_are_each_methods_best_on_validation():
         tried = [record for record in found.values() if record["config"]["options"] == cell.points[0]["options"]]
         tried = [r for r in tried if r["config"]["method"] == cell.points[0]["method"] and r["config"]["seed"] == 0]
         best = max(tried, key=lambda record: record["val"]["accuracy"])
-        assert len(tried) == 3 and {r["config"]["lr"] for r in final_records(cell, found, plan)} == {best["config"]["lr"]}
+        assert {*cell.grid["lr"]} <= {record["config"]["lr"] for record in tried} and len(tried) in (3, 4)  # one beyond an edge
+        assert {r["config"]["lr"] for r in final_records(cell, found, plan)} == {best["config"]["lr"]}
 
 
 def test_learning_rates_are_chosen_on_validation_over_two_seeds():
