@@ -46,8 +46,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "quickstart": lambda: one_task("quickstart"),
     "few_shot_solar_cells": lambda: swept("few_shot_solar_cells", grid_table),
     "vtab_packaged": lambda: swept("vtab_packaged", grid_table),
-    **{name: partial(swept, name, sweep_table) for name in ("solar_cells", "position_peft")},
-    **{name: partial(swept, name, sweep_table) for name in ("signs", "clothing", "position_trunk", "few_shot_signs")},
+    **{
+        name: partial(swept, name, sweep_table)
+        for name in ("solar_cells", "position_peft", "signs", "clothing", "position_trunk", "few_shot_signs")
+    },
     "quickstart_says": sentences.quickstart,
     "few_shot_says": lambda: sentences.few_shot("few_shot_solar_cells", "CA"),
     "vtab_says": sentences.vtab,

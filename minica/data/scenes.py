@@ -86,7 +86,7 @@ def cached_scenes(seed: int) -> Path:
     """The folder of the scenes of ``seed`` below ``$MINICA_HOME``; drawn there if there is none.
 
     The folder's name has the version of this file and of Pillow, so that no scenes stay from other code.  They are drawn
-    beside their place and renamed, so that it is whole or not there, whatever other processes do.
+    beside their place and renamed, so that they are whole or not there, whatever other processes do.
 
     Raises:
         ValueError: if it cannot be written.
