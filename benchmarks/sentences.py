@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from minica.adapter_files import ADAPTERS
 from minica.course import verdicts
-from minica.experiments.findings import MARGIN, complete, points, small_adapters, stronger_full
+from minica.experiments.findings import FULL, MARGIN, complete, points, small_adapters, stronger_full
 from minica.experiments.scores import bootstrap_interval, compare, comparison, per_image_accuracy
+from minica.schemes import SCHEMES
 
 NOT_YET = "Not run yet."
 TRAINED = 1000  # images of each split of the central table, a few fewer for hand signs
 PUBLISHED = 88.42  # % of Deitsch et al. 2019, VGG-19
 SHORT = {"LP": "linear probe", "Bias": "biases", "VPT": "prompts", "FT": "full fine-tuning"}
+SHORT |= {"Last stage": "training the last stage", "Norms": "training the norms", "LoRA": "LoRA"}
 SHORT["FT, statistics frozen"] = "full fine-tuning, statistics frozen"
 
 
@@ -74,15 +76,15 @@ def solar_cells() -> str:
 
 
 def central(name: str) -> str:
-    """Of the central table: the adapters that validation chose, against the probe and the full fine-tuning that is stronger
-    on the test images, which errs against the adapters."""
+    """Of the central table: the adapters that validation chose, against every method that is none of the four schemes; of full
+    fine-tuning against the mode that is stronger on the test images, which errs against the adapters."""
     if (one := complete(name)) is None:
         return NOT_YET
     found = one.task()
     if (ours := small_adapters(found)) is None:
         return "No scheme that was tuned has at most 5 % of the network's parameters."
     full, lines = stronger_full(found), []
-    for other in ("Linear probe", full):
+    for other in (method for method in found if method not in {*SCHEMES, *FULL} - {full}):
         difference = compare(found[ours], found[other])
         by_split = ", ".join(f"{100 * value:+.1f}" for value in difference.differences.values())
         wide = comparison(difference.differences, overlap=found[ours][0]["test"]["n"] / TRAINED)

@@ -90,6 +90,15 @@ def test_the_best_bargain_needs_another_scheme_as_small():
     assert found[2] == F.OPEN and "no other was chosen with as few" in found[1]
 
 
+def test_adapters_beside_what_else_can_be_trained():
+    """LoRA and the norms lie at 0.7 here, the last stage where the probe does, with ten parameters of a million."""
+    one = made_up("signs", signs(adapters=0.68))
+    (found,) = [each for each in F.findings(lambda name: one if name == "signs" else None) if "other small parts" in each.claim]
+    assert found.verdict == F.OURS
+    for name, gap in (("the norms", -2), ("LoRA", -2), ("the last stage", -12)):
+        assert f"{gap:.1f} ({gap:.1f} to {gap:.1f}), 5 splits, against {name} (0.0%)" in found.ours
+
+
 def test_differences_of_both_signs_cannot_be_told():
     def accuracy(config):
         value, size = signs(probe=0.95)(config)

@@ -30,6 +30,7 @@ SHARE = 0.05  # of the parameters that full fine-tuning trains: what adapters ma
 HOLDS, FAILS, OPEN, ABSENT, OURS = "holds", "does not", "cannot be told", "not run", "ours only"
 TRUNK, LITE = "ResNet-50 without its last stage", "EfficientNet-Lite0"
 FULL = ("Full fine-tuning, statistics frozen", "Full fine-tuning")
+RIVALS = {"Norms": "the norms", "LoRA": "LoRA", "Last stage": "the last stage"}
 CENTRAL = {
     "signs": "hand signs by student",
     "clothing": "clothes",
@@ -276,6 +277,20 @@ def _our_own() -> Iterator[Line]:
         zero = [record for record in one.task()["Conv-Adapter"] if record["config"]["seed"] in seeds]
         return points(compare(zero, published), "seeds"), OURS
 
+    def rivals(one: Sweep) -> Judged:
+        runs = one.task()
+        if (adapters := small_adapters(runs)) is None:
+            return "all schemes have more", OURS
+        against = {name: compare(runs[adapters], runs[name]) for name in RIVALS}
+        gaps = [
+            f"{points(each, 'splits')}, against {RIVALS[name]} ({_share(runs[name], runs):.1%})"
+            for name, each in against.items()
+        ]
+        both = {name: runs[name] for name in (adapters, *RIVALS)}
+        return f"{'; '.join(gaps)}{_failures(both)}", OURS
+
+    claim = "Conv-Adapter against training other small parts, or the last stage (their share of the parameters)"
+    yield claim, "-", f"hand signs by student, {TRUNK}", "signs", rivals
     claim = "in inverted residuals `residual_parallel` against `conv_parallel`, at about as many parameters"
     yield claim, "-", f"position of drawn shapes, {LITE}", "position", blocks
     claim = "adapters that start at zero against the published random start, six epochs"
