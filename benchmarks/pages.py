@@ -48,13 +48,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "vtab_packaged": lambda: swept("vtab_packaged", grid_table),
     **{
         name: partial(swept, name, sweep_table)
-        for name in ("solar_cells", "position_peft", "signs", "clothing", "position_trunk", "few_shot_signs")
+        for name in ("solar_cells", "position_peft", "signs", "signs_images", "clothing", "position_trunk", "few_shot_signs")
     },
     "quickstart_says": sentences.quickstart,
     "few_shot_says": lambda: sentences.few_shot("few_shot_solar_cells", "CA"),
     "vtab_says": sentences.vtab,
     "solar_cells_says": sentences.solar_cells,
     **{f"{name}_says": partial(sentences.central, name) for name in ("signs", "clothing", "position_trunk")},
+    "signs_images_says": sentences.split_by_image,
     "few_shot_signs_says": lambda: sentences.few_shot("few_shot_signs", "conv_parallel"),
     "collapse": lambda: collapse.summary(read_records(RESULTS / "collapse.json")),
     "survey": lambda: survey.overview([*read_records(RESULTS / "survey.json", by="architecture").values()]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 from minica.adapter_files import ADAPTERS
 from minica.course import verdicts
 from minica.experiments.findings import FULL, MARGIN, complete, points, small_adapters, stronger_full
@@ -95,6 +97,18 @@ def central(name: str) -> str:
             f"{difference.verdict(MARGIN)}. "
             f"For new photographs {new} (Nadeau and Bengio): {wide.verdict(MARGIN)}."
         )
+    return bullets(lines)
+
+
+def split_by_image() -> str:
+    """How much better each method looks on hands that it has seen, at the settings that were chosen on hands it has not."""
+    images, students = complete("signs_images"), complete("signs")
+    if images is None or students is None:
+        return NOT_YET
+    lines = []
+    for method, found in images.task().items():
+        seen, new = (100 * mean(run["test"]["accuracy"] for run in runs) for runs in (found, students.task()[method]))
+        lines.append(f"{method}: {seen:.1f} % split by image, {new:.1f} % split by student, {seen - new:+.1f} points.")
     return bullets(lines)
 
 

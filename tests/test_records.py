@@ -104,6 +104,15 @@ def test_locality():
     assert experiments.spread(found["Full fine-tuning"])[0] > high, "and full fine-tuning is beyond them all"
 
 
+def test_hand_signs_by_student_and_by_image_differ_in_their_splits_alone():
+    plan, records = swept("signs")
+    chosen_by_student = {cell.method: final_records(cell, records, plan)[0]["config"] for cell in plan.cells}
+    for cell in read_plan(CONFIGS / "signs_images.toml", rehearse=False).cells:
+        assert cell.points[0] | {"seed": 1, "phase": "final"} == chosen_by_student[cell.method] | {"task": "images"}, (
+            cell.method
+        )
+
+
 def test_the_schemes_have_about_equal_size():
     schemes = ("conv_parallel", "conv_sequential", "Adapters, k x k", "residual_sequential")
     sizes = [finals("position", method)[0]["trainable"] for method in schemes]

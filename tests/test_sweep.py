@@ -297,6 +297,7 @@ def test_two_sweeps_on_the_same_records(tmp_path):
         ("vtab_packaged", 20, 60, 100),
         ("position_peft", 2, 6, 10),
         ("signs", 10, 40, 50),
+        ("signs_images", 4, 4, 20),
         ("clothing", 5, 20, 25),
         ("knobs_position", 25, 75, 75),
         ("knobs_solar_cells", 17, 51, 51),
