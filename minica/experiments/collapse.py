@@ -182,7 +182,12 @@ def summary(found: dict[str, dict]) -> str:
     missed, false = (
         f"{count} ({100 * a:.0f} to {100 * b:.0f} %)" for count, n in shares for a, b in [wilson_interval(count, n)]
     )
+    default = [record for record in found.values() if record["config"].items() >= HALF.items()]
+    dead = sum(map(collapsed, default))
+    first, last = wilson_interval(dead, len(default))
     said = (
+        f"With the default, {half} of {HALF['steps']} steps, {dead} of {len(default)} runs collapsed over all tasks and rates "
+        f"({100 * first:.0f} to {100 * last:.0f} %).\n"
         f"At a rate of 2e-3, where nothing collapses, {half} steps against {short} change the test accuracy by "
         f"{mean} points (95 % interval {low} to {high}, {len(cost.differences)} pairs of runs on shapes and solar cells).\n"
         f"Of {right['collapsed']} runs that collapsed the warning missed {missed}; of {right['others']} others it was wrong "
