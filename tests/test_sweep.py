@@ -291,7 +291,7 @@ def test_two_sweeps_on_the_same_records(tmp_path):
     [
         ("packaged", 3, 16, 9),
         ("quickstart", 5, 15, 25),
-        ("position", 8, 22, 40),
+        ("position", 9, 27, 45),
         ("solar_cells", 2, 8, 10),
         ("few_shot_solar_cells", 16, 64, 128),
         ("vtab_packaged", 20, 60, 100),
