@@ -6,7 +6,7 @@ from statistics import mean
 
 from minica.adapter_files import ADAPTERS
 from minica.course import verdicts
-from minica.experiments.findings import FULL, MARGIN, complete, points, small_adapters, stronger_full
+from minica.experiments.findings import FULL, MARGIN, complete, points, redrawn, small_adapters, stronger_full
 from minica.experiments.scores import bootstrap_interval, compare, comparison, per_image_accuracy
 from minica.schemes import SCHEMES
 
@@ -87,16 +87,16 @@ def central(name: str) -> str:
         return "No scheme that was tuned has at most 5 % of the network's parameters."
     full, lines = stronger_full(found), []
     for other in (method for method in found if method not in {*SCHEMES, *FULL} - {full}):
-        difference = compare(found[ours], found[other])
-        by_split = ", ".join(f"{100 * value:+.1f}" for value in difference.differences.values())
-        wide = comparison(difference.differences, overlap=found[ours][0]["test"]["n"] / TRAINED)
-        new = f"{100 * wide.low:+.1f} to {100 * wide.high:+.1f}, since splits overlap"
+        difference, unit = compare(found[ours], found[other]), redrawn(one)
+        each = ", ".join(f"{100 * value:+.1f}" for value in difference.differences.values())
         stronger = ", the stronger mode on these test images" if other == full else ""
-        lines.append(
-            f"`{ours}` minus {_inside(other)}{stronger}, split by split: {by_split}; {points(difference)}: "
-            f"{difference.verdict(MARGIN)}. "
-            f"For new photographs {new} (Nadeau and Bengio): {wide.verdict(MARGIN)}."
-        )
+        line = f"`{ours}` minus {_inside(other)}{stronger}, {unit[:-1]} by {unit[:-1]}: {each}; {points(difference)}: "
+        line += f"{difference.verdict(MARGIN)}."
+        if unit == "splits":  # of the same photographs, so two of them share images
+            wide = comparison(difference.differences, overlap=found[ours][0]["test"]["n"] / TRAINED)
+            new = f"{100 * wide.low:+.1f} to {100 * wide.high:+.1f}, since splits overlap"
+            line += f" For new photographs {new} (Nadeau and Bengio): {wide.verdict(MARGIN)}."
+        lines.append(line)
     return bullets(lines)
 
 

@@ -116,7 +116,7 @@ def _near_full() -> Iterator[Line]:
         full = stronger_full(runs)
         difference, both = compare(runs[adapters], runs[full]), {name: runs[name] for name in (adapters, full)}
         who = f"`{adapters}`, {_share(runs[adapters], runs):.1%}, against {full[0].lower() + full[1:]}"
-        return f"{points(difference, 'splits')}: {who}{_failures(both)}", _weighed(_near(difference), both)
+        return f"{points(difference, redrawn(one))}: {who}{_failures(both)}", _weighed(_near(difference), both)
 
     for name, task in CENTRAL.items():
         shown = {"Structured": gaps["Structured"]} if name == "position_trunk" else gaps
@@ -132,7 +132,7 @@ def _above_the_probe() -> Iterator[Line]:
             return "all schemes have more", FAILS
         both = {name: runs[name] for name in (adapters, "Linear probe")}
         difference = compare(*both.values())
-        return f"{points(difference, 'splits')}: `{adapters}`{_failures(both)}", _weighed(_sign(difference), both)
+        return f"{points(difference, redrawn(one))}: `{adapters}`{_failures(both)}", _weighed(_sign(difference), both)
 
     gains = _gaps(1, ("LP", "Conv. Par."))
     for name, task in CENTRAL.items():
@@ -369,10 +369,16 @@ def _failures(runs: dict[str, list[dict]], metric: str = "accuracy") -> str:
     return said
 
 
+def redrawn(one: Sweep) -> str:
+    """What another seed means in a sweep of the central table: other ``splits`` of the photographs, or new ``drawings``."""
+    return "drawings" if one.plan.cells[0].points[0]["data"] == "shapes" else "splits"
+
+
 def points(difference: Comparison, unit: str = "") -> str:
     """In points, with its interval; and over how many of what ``unit``."""
     over = f", {len(difference.differences)} {unit}" if unit else ""
-    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f}){over}"
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in (difference.mean, difference.low, difference.high))  # no "-0.0"
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}){over}"
 
 
 def _gaps(number: int, tunings: tuple[str, str], where: Callable[[dict], bool] = lambda cell: True) -> dict[str, float]:
