@@ -55,6 +55,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vtab_says": sentences.vtab,
     "solar_cells_says": sentences.solar_cells,
     **{f"{name}_says": partial(sentences.central, name) for name in ("signs", "clothing", "position_trunk")},
+    "position_peft_says": sentences.position_peft,
     "signs_images_says": sentences.split_by_image,
     "few_shot_signs_says": lambda: sentences.few_shot("few_shot_signs", "conv_parallel"),
     "collapse": lambda: collapse.summary(read_records(RESULTS / "collapse.json")),

@@ -112,6 +112,17 @@ def split_by_image() -> str:
     return bullets(lines)
 
 
+def position_peft() -> str:
+    """The adapters of the position task against the rivals that the library peft trains."""
+    rivals, adapters = complete("position_peft"), complete("position")
+    if rivals is None or adapters is None:
+        return NOT_YET
+    found = rivals.task() | {"`conv_parallel`": adapters.task()["conv_parallel"]}
+    found["`residual_parallel`"] = adapters.task()["Adapters, k x k"]
+    pairs = [(ours, other) for ours in ("`conv_parallel`", "`residual_parallel`") for other in rivals.task()]
+    return bullets([verdicts.by_seeds(found, *pair) for pair in pairs])
+
+
 def _inside(method: str) -> str:
     """A method's name within a sentence."""
     return SHORT.get(method) or method[0].lower() + method[1:]
