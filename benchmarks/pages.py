@@ -13,7 +13,7 @@ from pathlib import Path
 from minica.atomic import write_atomically
 from minica.course.routes import routes_table
 from minica.experiments import RESULTS, collapse, final_records, read_records, survey
-from minica.experiments.findings import findings, findings_table
+from minica.experiments.findings import central_table, findings, findings_table
 from minica.experiments.plans import at_edge, recorded
 from minica.experiments.tables import grid_table, methods_table, sweep_table
 
@@ -42,6 +42,7 @@ def one_task(name: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "routes": routes_table,
+    "central": central_table,
     "findings": lambda: findings_table(findings()),
     "quickstart": lambda: one_task("quickstart"),
     "few_shot_solar_cells": lambda: swept("few_shot_solar_cells", grid_table),

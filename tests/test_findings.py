@@ -172,6 +172,16 @@ def test_failed_runs_stand_beside_the_means_that_they_are_in():
     assert "`conv_parallel`: 1 of 5 runs collapsed, the others 80.2; -0.0 among runs that learned" in blocks.ours
 
 
+def test_the_central_table_in_short():
+    small, large = (made_up("signs", signs(size=size)) for size in (20_000, 60_000))
+    shown = F.central_table(lambda name: small if name == "signs" else None).splitlines()
+    assert (
+        shown[2] == "| hand signs by student | 80.3 | 95.3 (2.0%) | 95.8 |"
+        and shown[3] == "| clothes | not run | not run | not run |"
+    )
+    assert "| 80.3 | all have more | 95.8 |" in F.central_table(lambda name: large if name == "signs" else None)
+
+
 def test_without_records_nothing_is_said():
     *found, collapse = F.findings(lambda name: None)
     assert {finding.verdict for finding in found} == {F.ABSENT} and {finding.ours for finding in found} == {"-"}

@@ -103,6 +103,21 @@ def findings_table(found: list[Finding]) -> str:
     return markdown(["finding", "the paper", "ours (95 % interval)", "on", "verdict"], rows)
 
 
+def central_table(sweep: Callable[[str], Sweep | None] = complete) -> str:
+    """The central table in short, as Markdown: mean test accuracies of the methods that the first two findings compare."""
+    rows = []
+    for name, task in CENTRAL.items():
+        if (one := sweep(name)) is None:
+            rows.append([task, *["not run"] * 3])
+            continue
+        runs = one.task()
+        adapters, full = small_adapters(runs), stronger_full(runs)
+        ours = f"{100 * _mean(runs[adapters]):.1f} ({_share(runs[adapters], runs):.1%})" if adapters else "all have more"
+        rows.append([task, f"{100 * _mean(runs['Linear probe']):.1f}", ours, f"{100 * _mean(runs[full]):.1f}"])
+    limit = f"Conv-Adapter with at most {SHARE:.0%} of the parameters (with how many)"
+    return markdown([f"test accuracy (%), {TRUNK}", "linear probe", limit, "full fine-tuning"], rows)
+
+
 # ---------------------------------------------------------------- the paper's
 
 
