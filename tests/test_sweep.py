@@ -299,6 +299,8 @@ def test_two_sweeps_on_the_same_records(tmp_path):
         ("signs", 10, 40, 50),
         ("signs_images", 4, 4, 20),
         ("clothing", 5, 20, 25),
+        ("position_trunk", 5, 20, 25),
+        ("few_shot_signs", 8, 32, 64),
         ("knobs_position", 25, 75, 75),
         ("knobs_solar_cells", 17, 51, 51),
         ("knobs_signs", 7, 21, 21),
