@@ -6,12 +6,20 @@ from statistics import mean
 
 from minica.adapter_files import ADAPTERS
 from minica.course import verdicts
-from minica.experiments.findings import FULL, MARGIN, complete, points, redrawn, small_adapters, stronger_full
-from minica.experiments.scores import bootstrap_interval, compare, comparison, per_image_accuracy
+from minica.experiments.findings import (
+    FULL,
+    MARGIN,
+    complete,
+    over_new_photographs,
+    points,
+    redrawn,
+    small_adapters,
+    stronger_full,
+)
+from minica.experiments.scores import bootstrap_interval, compare, per_image_accuracy
 from minica.schemes import SCHEMES
 
 NOT_YET = "Not run yet."
-TRAINED = 1000  # images of each split of the central table, a few fewer for hand signs
 PUBLISHED = 88.42  # % of Deitsch et al. 2019, VGG-19
 SHORT = {"LP": "linear probe", "Bias": "biases", "VPT": "prompts", "FT": "full fine-tuning"}
 SHORT |= {"Last stage": "training the last stage", "Norms": "training the norms", "LoRA": "LoRA"}
@@ -92,8 +100,7 @@ def central(name: str) -> str:
         stronger = ", the stronger mode on these test images" if other == full else ""
         line = f"`{ours}` minus {_inside(other)}{stronger}, {unit[:-1]} by {unit[:-1]}: {each}; {points(difference)}: "
         line += f"{difference.verdict(MARGIN)}."
-        if unit == "splits":  # of the same photographs, so two of them share images
-            wide = comparison(difference.differences, overlap=found[ours][0]["test"]["n"] / TRAINED)
+        if wide := over_new_photographs(one, difference, found[ours]):
             new = f"{100 * wide.low:+.1f} to {100 * wide.high:+.1f}, since splits overlap"
             line += f" For new photographs {new} (Nadeau and Bengio): {wide.verdict(MARGIN)}."
         lines.append(line)

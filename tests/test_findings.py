@@ -16,7 +16,10 @@ def made_up(name, accuracy):
         for key, job in todo.items():
             value, trainable = accuracy(job["config"])
             value += 0.001 * job["config"]["seed"]
-            scores = {metric: value for metric in ("accuracy", "balanced_accuracy", "ap", "miou")} | {"constant": False}
+            scores = {metric: value for metric in ("accuracy", "balanced_accuracy", "ap", "miou")} | {
+                "constant": False,
+                "n": 1000,
+            }
             found[key] = job | {"trainable": trainable, "val": scores, "test": scores}
     return F.Sweep(plan, found, {(cell.task, cell.method): final_records(cell, found, plan) for cell in plan.cells})
 
@@ -74,7 +77,7 @@ def test_a_run_that_collapsed_decides_nothing():
     for broken in ("full", "conv_adapter"):
         one = made_up("signs", signs())
         for run in (run for runs in one.runs.values() for run in runs if run["config"]["method"] == broken):
-            run["test"] = {"accuracy": 0.1, "balanced_accuracy": 0.1, "constant": True}
+            run["test"] = {"accuracy": 0.1, "balanced_accuracy": 0.1, "constant": True, "n": 1000}
         found = F.findings(lambda name, one=one: one if name == "signs" else None)
         near, above = [each for each in found if each.verdict != F.ABSENT][:2]
         assert near.verdict == F.OPEN and "5 of 5 runs collapsed" in near.ours

@@ -30,6 +30,7 @@ SHARE = 0.05  # of the parameters that full fine-tuning trains: what adapters ma
 HOLDS, FAILS, OPEN, ABSENT, OURS = "holds", "does not", "cannot be told", "not run", "ours only"
 TRUNK, LITE = "ResNet-50 without its last stage", "EfficientNet-Lite0"
 FULL = ("Full fine-tuning, statistics frozen", "Full fine-tuning")
+TRAINED = 1000  # images of each split of the central table, a few fewer for hand signs
 RIVALS = {"Norms": "the norms", "LoRA": "LoRA", "Last stage": "the last stage"}
 CENTRAL = {
     "signs": "hand signs by student",
@@ -131,7 +132,8 @@ def _near_full() -> Iterator[Line]:
         full = stronger_full(runs)
         difference, both = compare(runs[adapters], runs[full]), {name: runs[name] for name in (adapters, full)}
         who = f"`{adapters}`, {_share(runs[adapters], runs):.1%}, against {full[0].lower() + full[1:]}"
-        return f"{points(difference, redrawn(one))}: {who}{_failures(both)}", _weighed(_near(difference), both)
+        said = f"{points(difference, redrawn(one))}{_corrected(one, difference, both)}: {who}{_failures(both)}"
+        return said, _weighed(_near(difference), both)
 
     for name, task in CENTRAL.items():
         shown = {"Structured": gaps["Structured"]} if name == "position_trunk" else gaps
@@ -147,7 +149,8 @@ def _above_the_probe() -> Iterator[Line]:
             return "all schemes have more", FAILS
         both = {name: runs[name] for name in (adapters, "Linear probe")}
         difference = compare(*both.values())
-        return f"{points(difference, redrawn(one))}: `{adapters}`{_failures(both)}", _weighed(_sign(difference), both)
+        said = f"{points(difference, redrawn(one))}{_corrected(one, difference, both)}: `{adapters}`{_failures(both)}"
+        return said, _weighed(_sign(difference), both)
 
     gains = _gaps(1, ("LP", "Conv. Par."))
     for name, task in CENTRAL.items():
@@ -387,6 +390,18 @@ def _failures(runs: dict[str, list[dict]], metric: str = "accuracy") -> str:
 def redrawn(one: Sweep) -> str:
     """What another seed means in a sweep of the central table: other ``splits`` of the photographs, or new ``drawings``."""
     return "drawings" if one.plan.cells[0].points[0]["data"] == "shapes" else "splits"
+
+
+def over_new_photographs(one: Sweep, difference: Comparison, runs: list[dict]) -> Comparison | None:
+    """A difference whose interval allows for splits that share images (Nadeau and Bengio); None where every seed draws anew."""
+    if redrawn(one) == "drawings":
+        return None
+    return comparison(difference.differences, overlap=runs[0]["test"]["n"] / TRAINED)
+
+
+def _corrected(one: Sweep, difference: Comparison, runs: dict[str, list[dict]]) -> str:
+    wide = over_new_photographs(one, difference, next(iter(runs.values())))
+    return f" ({100 * wide.low:+.1f} to {100 * wide.high:+.1f} for new photographs)" if wide else ""
 
 
 def points(difference: Comparison, unit: str = "") -> str:
